@@ -68,5 +68,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception reports that memory is exhausted."""
     import torch
 
-    # The allocator of the CPU has no exception of its own.
+    # PyTorch has no exception type for CPU memory.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -140,7 +140,7 @@ def few_resamples() -> Iterator[None]:
 def few_rounds() -> Iterator[None]:
     """Latencies after five rounds, where their number is not what is tested: an export is timed for many seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdnas_env.latency.interleave._content", lambda student_ns, *others: len(student_ns) >= 5)
+        patch.setattr("kdnas_env.latency.interleave._should_stop", lambda student_ns, *others: len(student_ns) >= 5)
         yield
 
 

@@ -1,1 +1,1 @@
-"""A fair race between search strategies over tables of evaluations."""
+"""Fair comparisons (races) of search strategies on tables of evaluations."""

@@ -1,4 +1,4 @@
-"""Agents against each other: tests of pairs, corrected for their number, and ranks over tasks."""
+"""Comparisons of agents: pairwise tests, corrected for multiple comparisons, and ranks over tasks."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from kdnas_env.support.checks import check_number, check_whole
 from kdnas_env.support.statistics import checked_scores
 
 LEAST_TASKS = 5
-"""Tasks without which a critical difference means nothing: they are its unit, not the seeds."""
+"""Minimum number of tasks for a critical difference, whose sample size is the number of tasks, not of seeds."""
 
 LEAST_AGENTS = 3
-"""Agents without which there is nothing for Friedman's test: two are a pair."""
+"""Minimum number of agents for Friedman's test."""
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Whether one agent differs from the reference.
+    """Test of whether an agent differs from the reference.
 
     Attributes:
-        p: Two-sided p of Wilcoxon's signed-rank test over pairs of equal task and seed.
-        corrected: The same by Holm (1979), for all agents that were compared.
-        effect: Matched-pairs rank-biserial correlation (Kerby 2014), in [-1, 1]; positive: it has less regret than
+        p: Two-sided p-value of Wilcoxon's signed-rank test over pairs of equal task and seed.
+        corrected: The p-value corrected for all compared agents (Holm 1979).
+        effect: Matched-pairs rank-biserial correlation (Kerby 2014), in [-1, 1]; positive if it has less regret than
             the reference.
     """
 
@@ -38,12 +38,12 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class FriedmanTest:
-    """Whether any of several agents differs from the others.
+    """Test of whether any of several agents differs from the others.
 
     Attributes:
         chi_squared: Friedman's statistic, corrected for ties.
-        f: The less conservative one of Iman and Davenport; infinite if all tasks rank the agents alike.
-        p: Probability of such an ``f`` or a larger one if none differs.
+        f: The less conservative statistic of Iman and Davenport; infinite if all tasks rank the agents equally.
+        p: P-value: probability of such an ``f`` or a larger one if no agent differs.
     """
 
     chi_squared: float
@@ -52,10 +52,10 @@ class FriedmanTest:
 
 
 def paired_tests(reference: npt.ArrayLike, others: Mapping[str, npt.ArrayLike]) -> dict[str, PairedTest]:
-    """Compare agents with a reference, pair by pair of task and seed.
+    """Compare agents with a reference, over pairs of equal task and seed.
 
     Args:
-        reference: Scores of the reference, less is better, ``(tasks, seeds)``.
+        reference: Scores of the reference, lower is better, ``(tasks, seeds)``.
         others: Scores of the others, by name, of the same shape.
 
     Raises:
@@ -76,7 +76,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected by Holm's step-down procedure (1979), in the order given.
 
     Raises:
-        KDNASError: If one is not between 0 and 1.
+        KDNASError: If a p-value is not between 0 and 1.
     """
     for p in p_values:
         if not 0 <= p <= 1:
@@ -91,12 +91,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_ranks(scores: Mapping[str, npt.ArrayLike]) -> dict[str, float]:
-    """Return the mean rank of each agent, 1 being the best.
+    """Return the mean rank of each agent; 1 is the best.
 
-    Agents are ranked for every task and seed, which they share the noise of; ties have the mean of their ranks.
+    Agents are ranked within each task and seed, because they share its noise; ties get their mean rank.
 
     Args:
-        scores: By agent, less is better, ``(tasks, seeds)`` each.
+        scores: Scores by agent, lower is better, each ``(tasks, seeds)``.
     """
     return dict(zip(scores, _ranks(_stacked(scores)).mean(axis=(1, 2)).tolist(), strict=True))
 
@@ -104,11 +104,12 @@ def mean_ranks(scores: Mapping[str, npt.ArrayLike]) -> dict[str, float]:
 def friedman(scores: Mapping[str, npt.ArrayLike]) -> FriedmanTest:
     """Test whether any agent differs from the others (Friedman 1937; Iman and Davenport 1980; Demsar 2006).
 
-    Tasks are the unit: agents are ranked by their mean rank over the seeds of a task, as in :func:`mean_ranks`, so
-    that more seeds make no more evidence of it. Only where it finds something does :func:`critical_difference` apply.
+    The sample size is the number of tasks: in each task, agents are ranked by their mean rank over seeds (see
+    :func:`mean_ranks`), so more seeds do not increase the significance. Use :func:`critical_difference` only if this
+    test is significant.
 
     Args:
-        scores: By agent, three or more, less is better, ``(tasks, seeds)`` each.
+        scores: Scores by agent (three or more), lower is better, each ``(tasks, seeds)``.
 
     Raises:
         KDNASError: If shapes disagree, or there are fewer than three agents or too few tasks.
@@ -125,14 +126,14 @@ def friedman(scores: Mapping[str, npt.ArrayLike]) -> FriedmanTest:
 
     chi_squared = float(stats.friedmanchisquare(*by_task).statistic)
     largest = tasks * (agents - 1)
-    # All tasks in one order leave no residual; rounding must not make it negative.
+    # If all tasks have the same order, the residual is 0; rounding must not make it negative.
     residual = largest - chi_squared
     f = (tasks - 1) * chi_squared / residual if residual > 1e-9 * largest else np.inf
     return FriedmanTest(chi_squared, float(f), float(stats.f.sf(f, agents - 1, (agents - 1) * (tasks - 1))))
 
 
 def critical_difference(agents: int, tasks: int, alpha: float = 0.05) -> float:
-    """Return by how much mean ranks have to differ (Nemenyi's test; Demsar 2006).
+    """Return the minimum significant difference of mean ranks (Nemenyi's test; Demsar 2006).
 
     Raises:
         KDNASError: If there are fewer than two agents, or too few tasks.
@@ -149,20 +150,20 @@ def critical_difference(agents: int, tasks: int, alpha: float = 0.05) -> float:
 def _check_tasks(tasks: int, what: str) -> None:
     if tasks < LEAST_TASKS:
         raise KDNASError(
-            f"tasks is {tasks}; {what} needs {LEAST_TASKS} or more, since tasks are its unit. "
+            f"tasks is {tasks}; {what} needs {LEAST_TASKS} or more, because its sample size is the number of tasks. "
             "Compare probabilities of improvement instead"
         )
 
 
 def _ranks(stacked: Floats) -> Floats:
-    """Return ranks among the agents, from 1, of scores ``(agents, tasks, seeds)``."""
+    """Return ranks among the agents, from 1, for scores ``(agents, tasks, seeds)``."""
     from scipy.stats import rankdata
 
     return np.asarray(rankdata(stacked, axis=0), dtype=np.float64)
 
 
 def _signed_rank(differences: Floats) -> tuple[float, float]:
-    """Return p and effect of reference minus other; equal pairs are left out."""
+    """Return p-value and effect for differences reference minus other, without pairs that are equal."""
     from scipy.stats import rankdata, wilcoxon
 
     unequal = differences[differences != 0]
@@ -177,5 +178,5 @@ def _stacked(scores: Mapping[str, npt.ArrayLike]) -> Floats:
     arrays = {name: checked_scores(array, curves=False) for name, array in scores.items()}
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) != 1:
-        raise KDNASError(f"scores have shapes {sorted(shapes)}; expected those of all agents to be one")
+        raise KDNASError(f"scores have shapes {sorted(shapes)}; expected the same shape for all agents")
     return np.stack(list(arrays.values()))

@@ -1,4 +1,4 @@
-"""The trajectories of a race as arrays: what every search had found when so much was spent."""
+"""The trajectories of a race as arrays: results as a function of the spent budget."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.support.arrays import Bools, Floats
 
 MOST_POINTS = 100
-"""Points of a curve; a budget of fewer evaluations has one each."""
+"""Maximum number of points of a curve; with a smaller budget, one point per evaluation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """The same seeds of every agent on every task, in one order.
+    """Searches with the same seeds for all agents and tasks.
 
     Attributes:
         agents: Agents, in the order of the race.
         truths: Truths of the tasks, by their names, in the order of the race.
-        seeds: Seeds.
+        seeds: Seeds that all agents have on all tasks.
         trajectories: By agent, task and seed.
     """
 
@@ -39,10 +39,10 @@ class Runs:
 
     @classmethod
     def of(cls, trajectories: Sequence[Trajectory], truths: Sequence[Truth]) -> Runs:
-        """Sort trajectories; only seeds count that every agent has on every task.
+        """Sort trajectories, and keep the seeds that all agents have on all tasks.
 
         Raises:
-            KDNASError: If there is no such seed, or they had different budgets or workers.
+            KDNASError: If there is no such seed, or budgets or workers differ.
         """
         if len(kinds := {(search.budget, search.unit, search.workers) for search in trajectories}) != 1:
             raise KDNASError(f"the searches have budgets, units and workers {sorted(kinds)}; compare equal ones")
@@ -59,12 +59,12 @@ class Runs:
 
     @property
     def budget(self) -> Budget:
-        """What every search could spend."""
+        """Budget of each search."""
         return Budget(self._first.budget, self._first.unit)
 
     @property
     def workers(self) -> int:
-        """Evaluations at a time."""
+        """Number of parallel evaluations."""
         return self._first.workers
 
     def only(self, task: str) -> Runs:
@@ -77,7 +77,7 @@ class Runs:
 
     @cached_property
     def spent(self) -> Floats:
-        """What may have been spent at the points of a curve, in the unit of the budget, rising to all of it."""
+        """Points of a curve: spent budget in its unit, in ascending order up to the whole budget."""
         amount = float(self.budget.amount)
         if self.budget.unit == "seconds":
             return np.linspace(amount / MOST_POINTS, amount, MOST_POINTS)
@@ -86,34 +86,34 @@ class Runs:
 
     @cached_property
     def seconds(self) -> Floats:
-        """Simulated seconds at the points of a curve, rising to those that half of the searches take at least."""
+        """Points of a curve: simulated seconds, in ascending order up to the median duration of the searches."""
         last = [search.finish.max(initial=0.0) for search in self._all]
         return np.linspace(0, float(np.median(last)), MOST_POINTS + 1)[1:]
 
     @cached_property
     def regrets(self) -> dict[str, Floats]:
-        """Normalised regret of the incumbent by :attr:`spent`, by agent, float64 ``(tasks, seeds, points)``.
+        """Normalised regret of the incumbent at :attr:`spent`, by agent, float64 ``(tasks, seeds, points)``.
 
-        The incumbent is the best by the observed rewards of students that keep the limits, its regret that of its true
-        reward: 0 is the optimum, 1 the median that random search, without noise and among students that keep the
-        limits, has at the whole budget. Before anything worked, it is that of the worst such student.
+        The incumbent is the feasible student with the highest observed reward; its regret is computed from its true
+        reward. Regret 0 is the optimum. Regret 1 is the exact median of noise-free random search among feasible
+        students with the whole budget. Before the first success, it is the regret of the worst feasible student.
         """
         return {agent: self._by_run(agent, self._regret_by_cost) for agent in self.agents}
 
     @cached_property
     def final(self) -> dict[str, Floats]:
-        """Normalised regret in the end, by agent, float64 ``(tasks, seeds)``."""
+        """Normalised regret at the end, by agent, float64 ``(tasks, seeds)``."""
         return {agent: regrets[..., -1] for agent, regrets in self.regrets.items()}
 
     def regrets_by_second(self, agent: str) -> Floats:
-        """Return the normalised regret by :attr:`seconds`, float64 ``(tasks, seeds, points)``."""
+        """Return the normalised regret at :attr:`seconds`, float64 ``(tasks, seeds, points)``."""
         return self._by_run(
             agent, lambda truth, search: self._normalised(truth, _at(self.seconds, search.finish, _incumbents(search)))
         )
 
     @cached_property
     def random(self) -> Floats:
-        """Normalised regret of random search's exact median by :attr:`spent`, mean over tasks, float64 ``(n,)``."""
+        """Normalised regret of random search's exact median at :attr:`spent`, mean over tasks, ``(points,)``."""
         curves = [
             self._normalised(truth, np.array([self._random_median(truth, spent) for spent in self.spent.tolist()]))
             for truth in self.truths.values()
@@ -122,7 +122,7 @@ class Runs:
         return mean
 
     def volumes(self, agent: str) -> Floats:
-        """Return the share of the exact front's hypervolume by :attr:`spent`, float64 ``(tasks, seeds, points)``."""
+        """Return the share of the exact front's hypervolume at :attr:`spent`, float64 ``(tasks, seeds, points)``."""
 
         def shares(truth: Truth, search: Trajectory) -> Floats:
             curve = hypervolume_curve(truth.costs_of(search.index), truth.reference) / truth.volume
@@ -131,10 +131,10 @@ class Runs:
         return self._by_run(agent, shares)
 
     def hits(self, agent: str, share: float) -> tuple[Floats, Bools]:
-        """Return what was spent when the incumbent was among the best share (of 0: tied with the optimum).
+        """Return the budget spent until the incumbent was among the best share of students (0: tied with the optimum).
 
         Returns:
-            What was spent, float64 ``(tasks, seeds)``, and where it never was, bool.
+            Spent budget, float64 ``(tasks, seeds)``, and whether the target was never reached, bool.
         """
 
         def hit(truth: Truth, search: Trajectory) -> Floats:
@@ -158,7 +158,7 @@ class Runs:
         return self._normalised(truth, _at(self.spent, search.cost, _incumbents(search)))
 
     def _normalised(self, truth: Truth, values: Floats) -> Floats:
-        # Nothing yet, or what breaks a limit but for the noise of its seed.
+        # Without a success, NaN; noise may also make an infeasible student the incumbent, worse than all feasible ones.
         known = np.fmax(values, truth.reward.min())
         return regrets_of(known, truth, self.budget, self.workers)
 
@@ -174,16 +174,16 @@ class Runs:
 
 
 def regrets_of(values: npt.ArrayLike, truth: Truth, budget: Budget, workers: int = 1) -> Floats:
-    """Return the regret of true rewards: 0 is the optimum, 1 what random search has with a budget in the median.
+    """Return the normalised regret of true rewards: 0 is the optimum, 1 the median of random search with the budget.
 
     Raises:
-        KDNASError: If that is the optimum.
+        KDNASError: If that median is the optimum.
     """
     return normalised_regret(values, truth.best, truth.random_median(_affordable(truth, budget, workers)))
 
 
 def _affordable(truth: Truth, budget: Budget, workers: int) -> int:
-    # A clock runs for all workers at once.
+    # All workers share the clock.
     return truth.affordable(budget) * (workers if budget.unit == "seconds" else 1)
 
 
@@ -192,6 +192,6 @@ def _incumbents(search: Trajectory) -> Floats:
 
 
 def _at(points: Floats, reached: Floats, curve: Floats) -> Floats:
-    """Return what a curve is worth at points, each of its own values from where it was reached; NaN before."""
+    """Return the values of a step curve at points; NaN before its first step."""
     place = np.searchsorted(reached, points, side="right") - 1
     return np.where(place >= 0, curve[np.maximum(place, 0)], np.nan) if len(curve) else np.full(len(points), np.nan)

@@ -1,4 +1,4 @@
-"""How hard a task is to search: its landscape, and what the simplest searches need."""
+"""Measures of how hard a task is to search: its landscape, and the evaluations that simple searches need."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _NORMAL_95 = 1.959964
 
 @dataclass(frozen=True, eq=False)
 class Landscape:
-    """Rewards of points, and which of them are neighbours: those that the agent ``local-search`` looks at.
+    """Rewards of points, and their neighbours, as defined by the agent ``local-search``.
 
     Attributes:
-        neighbours: Rows of the points one move away (:meth:`Grid.neighbours`), int64 ``(n, most)``; -1: none.
+        neighbours: Rows of the points one move away (:meth:`Grid.neighbours`), int64 ``(n, most)``, padded with -1.
         rewards: float64 ``(n,)``.
     """
 
@@ -39,13 +39,13 @@ class Landscape:
 
     @classmethod
     def of(cls, grid: Grid, index: Ints, rewards: Floats, reach: int = REACH) -> Landscape:
-        """Lay rewards out over a grid.
+        """Make the landscape of rewards on a grid.
 
         Args:
             grid: The grid.
-            index: Numbers of the points, rising, int64 ``(n,)``.
+            index: Flat indices of the points in ascending order, int64 ``(n,)``.
             rewards: Their rewards, float64 ``(n,)``.
-            reach: How far the choice of a neighbour may be away.
+            reach: Maximum distance of a neighbour's choice.
 
         Raises:
             TableError: If there are fewer than two points, or a reward is not finite.
@@ -58,7 +58,7 @@ class Landscape:
 
     @property
     def padded(self) -> Floats:
-        """Rewards of the neighbours, float64 ``(n, most)``; minus infinity where there is none."""
+        """Rewards of the neighbours, float64 ``(n, most)``, padded with minus infinity."""
         return np.where(self.neighbours >= 0, self.rewards[self.neighbours], -np.inf)
 
 
@@ -70,25 +70,25 @@ def hardness(
     tolerance: float | None = None,
     starts: int = 300,
 ) -> dict[str, Any]:
-    """Report how hard a table is to search, by the mean over its seeds.
+    """Report how hard a table is to search, based on the mean over its seeds.
 
     Args:
-        table: The table; students that were never evaluated are left out.
-        rng: Draws the starts of the local searches.
-        task: The reward, the device whose latencies count, and the limits, without which students that break one are
-            left out; None: those of a task by default.
-        tolerance: Differences in reward that count as none for ``optima_beyond_noise`` and ``basin_beyond_noise``;
-            None: the standard error of a difference of two means over seeds.
-        starts: Simulated local searches.
+        table: The table; students without evaluations are left out.
+        rng: Draws the starting points of the local searches.
+        task: Reward, device for the latencies, and limits; students that break a limit are left out. None for the
+            default task of the table.
+        tolerance: Reward differences to ignore for ``optima_beyond_noise`` and ``basin_beyond_noise``; None for the
+            standard error of a difference of two means over seeds.
+        starts: Number of simulated local searches.
 
     Returns:
-        What :func:`landscape_report` says, with ``table``; ``sampled``: whether the table is a sample of its space, of
-        which a student has no neighbours, so that nothing but ``r2`` and ``noise`` holds for the space; ``feasible``:
-        share of the students that keep the limits, None without limits; ``r2``: how much of the log reward simple
-        models explain (:func:`kdnas_env.bench.structure.explained_variance`); and ``noise``: ``deviation`` of one
-        student's reward between seeds, ``resolution`` (the standard error of the difference of two means) and
-        ``indistinct_top_pairs``, the share of pairs of the best 1 % (at least three students) whose means differ by
-        less than 1.96 of these. None where the table has one seed only.
+        The result of :func:`landscape_report`, and: ``table``, its name; ``sampled``: whether the table is a sample of
+        its space; its students then have no neighbours, so only ``r2`` and ``noise`` are valid for the space;
+        ``feasible``: share of students that keep the limits, None without limits; ``r2``: share of the variance of the
+        log reward that simple models explain (:func:`kdnas_env.bench.structure.explained_variance`); and ``noise``:
+        ``deviation`` of a student's reward between seeds, ``resolution`` (the standard error of a difference of two
+        means) and ``indistinct_top_pairs``, the share of pairs among the best 1 % (at least three students) whose means
+        differ by less than 1.96 resolutions. These are None if the table has only one seed.
     """
     task = task or Task(table.metadata.name)
     rows = evaluated = np.flatnonzero((table.status != MISSING).any(axis=1))
@@ -118,20 +118,19 @@ def landscape_report(
 
     Args:
         landscape: The landscape.
-        rng: Draws the starts of the local searches.
-        tolerance: Descents that count as none.
-        ties: Differences in reward within which a point ties with the best, and is an optimum to be found.
-        starts: Simulated local searches.
+        rng: Draws the starting points of the local searches.
+        tolerance: Maximum depth of a descent to ignore.
+        ties: Maximum difference from the best reward at which a point counts as an optimum.
+        starts: Number of simulated local searches.
 
     Returns:
-        ``points``; ``optima``: how many tie with the best; ``local_optima`` (plateaus count once) and
-        ``optima_beyond_noise``: those which every path to a better point leaves by a descent of more than the
-        tolerance; ``basin`` and ``basin_beyond_noise``: shares of the points whose steepest ascent ends at the best
-        reward, and within the tolerance of it; ``fitness_distance_correlation`` of rewards with the moves to the
-        nearest best point (-1: easy; Jones and Forrest 1995); ``autocorrelation`` of rewards on a random walk, by lag
-        from 1 (Weinberger 1990), and ``correlation_length``; ``random_search`` and ``local_search``: ``mean`` and
-        ``median`` evaluations to each of ``TARGETS``, exact without replacement, and of simulations; and
-        ``tolerance``.
+        ``points``; ``optima``: number of points tied with the best; ``local_optima`` (a plateau counts once) and
+        ``optima_beyond_noise``: those from which each path to a better point descends by more than the tolerance;
+        ``basin`` and ``basin_beyond_noise``: share of points whose steepest ascent ends at the best reward, exactly and
+        within the tolerance; ``fitness_distance_correlation`` of rewards with the number of moves to the nearest best
+        point (-1 is easy; Jones and Forrest 1995); ``autocorrelation`` of rewards on a random walk, by lag from 1
+        (Weinberger 1990), and ``correlation_length``; ``random_search`` (exact, without replacement) and
+        ``local_search`` (simulated): ``mean`` and ``median`` evaluations to each of ``TARGETS``; and ``tolerance``.
     """
     rewards = landscape.rewards
     depths = optimum_depths(landscape)
@@ -164,7 +163,7 @@ def landscape_report(
 
 
 def hardness_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Lay a report out in rows of text: what it is, and how much."""
+    """Return a report as rows of text: name and value."""
     rows = [
         ("points", str(report["points"])),
         *([] if report.get("feasible") is None else [("points that keep the limits", f"{report['feasible']:.1%}")]),
@@ -183,7 +182,7 @@ def hardness_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _rows_of_searches(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the rows that hold only where every point of the space is known."""
+    """Return the rows that are valid only if every point of the space is known."""
     rows = [
         ("points that tie with the best", f"{report['optima']} ({report['optima'] / report['points']:.1%})"),
         ("local optima", str(report["local_optima"])),
@@ -206,17 +205,17 @@ def _rows_of_searches(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def rewards_of_table(table: Table, reward: KDReward, seed: int | str = "mean", device: str | None = None) -> Floats:
-    """Return the reward of every row, float64 ``(n,)``; that of a failure where a cell is masked."""
+    """Return the reward of each row, float64 ``(n,)``; masked cells have the reward of a failure."""
     evaluator = TabularEvaluator(table, seed=seed, device=device, missing="failed")
     return evaluator.look_up(table.index, Fidelity(epochs=table.metadata.epochs)).rewards(reward)
 
 
 def optimum_depths(landscape: Landscape) -> Floats:
-    """Return how deep one must descend from each local optimum to reach a better point, float64 ``(optima,)``.
+    """Return the minimum descent from each local optimum to reach a better point, float64 ``(optima,)``.
 
-    That is the persistence of the landscape's peaks, found by flooding it from above (Edelsbrunner et al. 2002).
-    Plateaus are one optimum, or none where they have an exit upwards. The best has infinite depth, as has the best of
-    any part that is not connected with it.
+    This is the persistence of the landscape's peaks, computed by flooding from above (Edelsbrunner et al. 2002). A
+    plateau is one optimum, or none if it has an exit upwards. The best optimum has infinite depth; so has the best one
+    of each part that is not connected to it.
     """
     rewards, neighbours = landscape.rewards.tolist(), landscape.neighbours.tolist()
     parent = [-1] * len(rewards)
@@ -246,14 +245,14 @@ def optimum_depths(landscape: Landscape) -> Floats:
 
 
 def steepest_ascent(landscape: Landscape) -> Ints:
-    """Return where the climb to the best neighbour ends from every point, int64 ``(n,)``; plateaus are crossed."""
+    """Return the end of the steepest ascent from each point, int64 ``(n,)``; plateaus are crossed."""
     rewards, neighbours = landscape.rewards, landscape.neighbours
     n = len(rewards)
     level = _plateaus(landscape)
     padded = landscape.padded
     place = padded.argmax(axis=1)
     highest = padded[np.arange(n), place]
-    # A plateau is left by the best exit of all its points.
+    # A plateau is left at the best exit of all its points.
     order = np.lexsort((-highest, level))
     leaders = order[np.unique(level[order], return_index=True)[1]]
     exits = np.arange(n)
@@ -269,9 +268,9 @@ def steepest_ascent(landscape: Landscape) -> Ints:
 
 
 def walk_autocorrelation(landscape: Landscape, lags: int) -> list[float]:
-    """Return the autocorrelation of rewards on an endless random walk, by lag from 1; empty if it is not defined.
+    """Return the autocorrelation of rewards on an infinite random walk, by lag from 1; empty if it is undefined.
 
-    It is computed, not simulated: such a walk visits points in proportion to their neighbours.
+    It is computed exactly: such a walk visits points in proportion to their number of neighbours.
     """
     there = landscape.neighbours >= 0
     degree = there.sum(axis=1)
@@ -292,10 +291,11 @@ def walk_autocorrelation(landscape: Landscape, lags: int) -> list[float]:
 def local_search_evaluations(
     landscape: Landscape, targets: Mapping[str, Bools], rng: np.random.Generator, starts: int
 ) -> dict[str, dict[str, float]]:
-    """Simulate hill climbing with random restarts, and return mean and median evaluations to each target.
+    """Simulate hill climbing with random restarts; return mean and median evaluations to each target.
 
-    As in White et al. 2021 (arXiv:2005.02960): all neighbours are evaluated, in random order; the climb moves to the
-    best if that is better, and begins at a random new point if not. Nothing is evaluated, or counted, twice.
+    As in White et al. 2021 (arXiv:2005.02960), all neighbours are evaluated in random order. The climb moves to the
+    best neighbour if it is better; otherwise it restarts at a random new point. Each point is evaluated and counted
+    once.
     """
     counts = np.array([_local_search(landscape, list(targets.values()), rng) for _ in range(starts)])
     return {
@@ -339,7 +339,7 @@ def _local_search(landscape: Landscape, targets: list[Bools], rng: np.random.Gen
 
 
 def _plateaus(landscape: Landscape) -> Ints:
-    """Return the first row of the connected points of equal reward that each point belongs to, int64 ``(n,)``."""
+    """Return the plateau of each point, as the first row of its connected points of equal reward, int64 ``(n,)``."""
     equal = landscape.padded == landscape.rewards[:, None]
     level = np.arange(len(landscape.rewards))
     while True:
@@ -351,7 +351,7 @@ def _plateaus(landscape: Landscape) -> Ints:
 
 
 def moves_to_best(landscape: Landscape) -> Ints:
-    """Return how many moves each point is away from the nearest best point, int64 ``(n,)``; -1 where no path leads."""
+    """Return the number of moves from each point to the nearest best point, int64 ``(n,)``; -1 if unreachable."""
     rewards, neighbours = landscape.rewards, landscape.neighbours
     moves = np.where(rewards == rewards.max(), 0, -1)
     while True:

@@ -1,4 +1,4 @@
-"""Submissions: the searches of an agent in one file, which others compare with theirs without running them again."""
+"""Submissions: an agent's searches in one file, which others can compare with theirs without repeating them."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ Column = npt.NDArray[Any]
 KIND = "kdnas submission"
 
 _CLOCK = ("cost", "start", "finish")
-"""Columns that follow from the proposals only where one worker has evaluated them."""
+"""Columns that follow from the proposals only if a single worker evaluated them."""
 
 _FOLLOWING = tuple(name for name in COLUMNS if name not in ("index", "agent_seconds", *_CLOCK))
-"""Columns that follow from the proposals, in the order in which they began to be evaluated."""
+"""Columns that follow from the proposals, in the order in which their evaluations began."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check of a submission found.
+    """Result of checking a submission.
 
     Attributes:
         agent: The agent.
         tasks: The tasks.
         seeds: Seeds of each task.
         evaluations: Evaluations that were replayed.
-        faults: What is wrong, in words; none if the submission holds.
+        faults: Faults as text; empty if the submission is correct.
     """
 
     agent: str
@@ -54,7 +54,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether everything replays."""
+        """Whether the submission is correct."""
         return not self.faults
 
 
@@ -65,20 +65,20 @@ def submit(
 
     Args:
         race: Folder of the race.
-        agent: The agent, as the race has it.
-        path: The file to write (parquet).
-        description: What the agent is, and where its code is to be found, in words.
+        agent: The agent, as named in the race.
+        path: The file to write (Parquet).
+        description: Description of the agent, and where to find its code.
 
     Returns:
         The trajectories that were written.
 
     Raises:
         KDNASError: If the agent is not in the race.
-        RunError: If the race cannot be read, or the file not be written.
+        RunError: If the race cannot be read, or the file cannot be written.
     """
     folder = expanded(race)
     if not os.path.isfile(folder / RACE):
-        raise RunError(f"{str(folder)!r} is not the folder of a race: it holds no {RACE}")
+        raise RunError(f"{str(folder)!r} is not the folder of a race: it has no {RACE}; name the folder of a race")
     trajectories = read_race(folder)
     wanted = str(AgentSpec.parse(agent))
     chosen = [search for search in trajectories if search.agent == wanted]
@@ -86,41 +86,41 @@ def submit(
         known = sorted({search.agent for search in trajectories})
         raise KDNASError(f"agent {wanted!r} is not in the race {str(folder)!r}; choose one of {known}")
     record = read_json(folder / RACE)
-    kept = {name: record.get(name) for name in ("tables", "versions", "decision_time")}
-    metadata = {"kind": KIND, "agent": wanted, "description": description, **kept}
+    copied = {name: record.get(name) for name in ("tables", "versions", "decision_time")}
+    metadata = {"kind": KIND, "agent": wanted, "description": description, **copied}
     write_trajectories(path, chosen, metadata)
     return chosen
 
 
 def read_submission(path: str | os.PathLike[str]) -> tuple[list[Trajectory], dict[str, Any]]:
-    """Read a submission, without checking that it is true.
+    """Read a submission, without verifying it.
 
     Raises:
-        RunError: If the file cannot be read, or is no submission.
+        RunError: If the file cannot be read, or is not a submission.
     """
     trajectories, metadata = read_trajectories(path)
     agents = sorted({search.agent for search in trajectories})
     described = all(isinstance(metadata.get(name), dict) for name in ("tables", "versions"))
     if metadata.get("kind") != KIND or agents != [metadata.get("agent")] or not described:
-        raise RunError(f"{os.fspath(path)!r} is no submission of one agent; write one with kdnas bench submit")
-    # What others have written goes to a terminal.
+        raise RunError(f"{os.fspath(path)!r} is not a submission of one agent; write one with kdnas bench submit")
+    # Texts of others may be printed on a terminal, so control characters are refused.
     if not all(text.isprintable() for search in trajectories for text in (search.agent, search.task, search.error)):
         raise RunError(f"{os.fspath(path)!r} holds characters that cannot be printed; it was not written by kdnas")
     return trajectories, metadata
 
 
 def verify(path: str | os.PathLike[str], on_progress: OnProgress = SILENT.advance) -> Verdict:
-    """Replay every search of a submission against the tables that are installed here.
+    """Replay all searches of a submission on the tables installed here.
 
-    Nothing of the agent is run: its proposals are given to the environment again, and all that follows from them is
-    compared. Whether the proposals are the agent's own cannot be checked.
+    The agent is not run: the environment gets its recorded proposals, and everything that follows from them is
+    compared. Whether the proposals really come from the agent cannot be verified.
 
     Args:
         path: The file.
-        on_progress: Called with how many searches are replayed, and with how many there are.
+        on_progress: Called with the number of replayed searches and the total.
 
     Raises:
-        RunError: If the file cannot be read, or is no submission.
+        RunError: If the file cannot be read, or is not a submission.
     """
     trajectories, metadata = read_submission(path)
     tasks = tuple(dict.fromkeys(search.task for search in trajectories))
@@ -142,30 +142,29 @@ def join(
     truths: Sequence[Truth],
     on_progress: OnProgress = SILENT.advance,
 ) -> tuple[list[Trajectory], dict[str, dict[str, Any]]]:
-    """Take from submissions the searches that stand beside those of a race, once they have been replayed.
+    """Return the searches of submissions that are comparable to a race, after replaying them.
 
-    Tables are known by their checksums, wherever their files lie. What a submission has beyond the race, tasks or
-    seeds, is left out.
+    Tables are identified by checksum, wherever their files are. Tasks and seeds that are not in the race are left out.
 
     Args:
         paths: The submissions.
         wanted: The race.
         truths: Truths of its tasks.
-        on_progress: Called with how many searches of a submission are replayed, and with how many it has.
+        on_progress: Called with the number of replayed searches of a submission and its total.
 
     Returns:
-        The trajectories, with the race's names of the tasks, of agents that are marked as submitted; and, by the name
-        of the agent, ``agent``, ``file``, ``description`` and ``versions`` of the submission.
+        The trajectories, with the race's names of the tasks and with agents marked as submitted; and, by name of the
+        agent, ``agent``, ``file``, ``description`` and ``versions`` of the submission.
 
     Raises:
-        RunError: If a file cannot be read, or is no submission.
-        KDNASError: If one has another budget, other workers, no searches on a table of the race or fewer seeds, or does
-            not replay.
+        RunError: If a file cannot be read, or is not a submission.
+        KDNASError: If a submission has another budget or number of workers, no searches on a table of the race, or
+            fewer seeds; or if its replay fails.
     """
     joined: list[Trajectory] = []
     submitted: dict[str, dict[str, Any]] = {}
     for path in paths:
-        trajectories, metadata = _joined(path, wanted, truths, on_progress)
+        trajectories, metadata = _checked_submission(path, wanted, truths, on_progress)
         agent = str(metadata["agent"])
         name, number = f"{agent} (submitted)", 1
         while name in submitted:
@@ -180,7 +179,7 @@ def join(
     return joined, submitted
 
 
-def _joined(
+def _checked_submission(
     path: str | os.PathLike[str], wanted: Race, truths: Sequence[Truth], on_progress: OnProgress
 ) -> tuple[list[Trajectory], dict[str, Any]]:
     trajectories, metadata = read_submission(path)
@@ -199,8 +198,8 @@ def _joined(
     faults = faults or _replay_faults(joined, {str(truth.task): truth for truth in truths}, on_progress)
     if faults:
         raise KDNASError(
-            f"submission {os.fspath(path)!r} does not hold: {faults[0]}. See all with kdnas bench verify, and race "
-            "without it"
+            f"submission {os.fspath(path)!r} is not correct: {faults[0]}. List all faults with kdnas bench verify, and "
+            "race without it"
         )
     return joined, metadata
 
@@ -227,7 +226,7 @@ def _check_effort(
 def _same_task(
     path: str | os.PathLike[str], task: Task, trajectories: Sequence[Trajectory], metadata: Mapping[str, Any]
 ) -> str:
-    """Return what a submission calls a task of the race."""
+    """Return a submission's name of a task of the race."""
     here = checksum(table_path(task.table))
     names = list(dict.fromkeys(search.task for search in trajectories))
     for name in names:
@@ -246,15 +245,15 @@ def _table_faults(metadata: Mapping[str, Any], tasks: Sequence[str]) -> list[str
         try:
             here = checksum(table_path(table))
         except KDNASError as error:
-            faults.append(f"table {table!r} is not to be had here: {error}")
+            faults.append(f"table {table!r} is not available here: {error}")
             continue
         if metadata["tables"].get(table) != here:
-            faults.append(f"table {table!r} is another here than the one that was searched: the checksums differ")
+            faults.append(f"table {table!r} here is not the one that was searched: the checksums differ")
     return faults
 
 
 def _seed_faults(trajectories: Sequence[Trajectory]) -> list[str]:
-    """Seeds that are left out may have been left out because of what they said."""
+    """Return faults of the seeds: missing seeds may have been left out because of their results."""
     seeds: dict[str, list[int]] = {}
     for search in trajectories:
         seeds.setdefault(search.task, []).append(search.seed)
@@ -278,13 +277,13 @@ def _replay_faults(
 
 
 def _replay(search: Trajectory, truth: Truth) -> str:
-    """Return the first thing in a trajectory that does not follow from its proposals, or an empty text."""
+    """Return the first value of a trajectory that does not follow from its proposals; empty if there is none."""
     budget, space = recorded_budget(search), truth.space
     if np.any((search.index < 0) | (search.index >= space.size)):
         return f"a proposal is outside the space's {space.size} points"
     times = np.array([*search.agent_seconds.tolist(), search.agent_total, search.wall_seconds])
     if not np.all((times >= 0) & (times < np.inf)):
-        return "the agent took a time that is no time"
+        return "a time of the agent is negative or not finite"
     alone = search.workers == 1
     recorder = Recorder(replay_env(search, truth.task), truth, search.seed, budget)
     recorder.reset()
@@ -292,7 +291,7 @@ def _replay(search: Trajectory, truth: Truth) -> str:
     for place, row in enumerate(order.tolist()):
         _, _, terminated, truncated, _ = recorder.step(space.from_index(int(search.index[row])))
         if (terminated or truncated) and place + 1 < len(search):
-            return f"it goes on after evaluation {place + 1}, which spent the budget"
+            return f"it continues after evaluation {place + 1}, which spent the budget"
     replayed = recorder.trajectory(AgentSpec.parse(search.agent), workers=search.workers)
     for name in (*_FOLLOWING, *_CLOCK) if alone else _FOLLOWING:
         fault = _difference(name, getattr(search, name)[order], getattr(replayed, name), order)
@@ -310,16 +309,16 @@ def _difference(name: str, recorded: Column, follows: Column, order: Column) -> 
 
 
 def _clock_fault(search: Trajectory, replayed: Trajectory, order: Column, budget: Budget) -> str:
-    """Check what several workers can have done, beside the same evaluations one after another."""
+    """Return a fault of the times of several workers, given the sequential replay; empty if there is none."""
     if np.any(np.diff(search.finish) < 0) or np.any(search.start > search.finish):
-        return "evaluations do not end in the order that they are told in"
+        return "evaluations do not end in the order in which the agent was told"
     fault = _difference("the duration", (search.finish - search.start)[order], replayed.finish - replayed.start, order)
     if fault:
         return fault
     events = np.argsort(np.concatenate([search.finish, search.start]), kind="stable")
     running = np.cumsum(np.repeat([-1, 1], len(search))[events])
     if len(running) and running.max() > search.workers:
-        return f"{running.max()} evaluations run at a time, with {search.workers} workers"
+        return f"{running.max()} evaluations run in parallel, with {search.workers} workers"
     if budget.unit == "seconds":
         late = np.flatnonzero(search.start >= budget.amount)
         return f"evaluation {int(late[0]) + 1} begins after the budget's end" if len(late) else ""

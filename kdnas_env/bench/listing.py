@@ -1,8 +1,8 @@
-"""What a surrogate says of every student of its space, so that the optimum of a race on it is exact.
+"""Predictions of a surrogate for all students of its space, so that the optimum of a race on it is exact.
 
-A million and a half students take a minute or two of one core, and 40 MB in the folder of
-:func:`kdnas_env.support.atomic.default_cache_directory`, where a listing is kept by the fingerprint of all that it
-depends on.
+Listing 1.5 million students takes one or two minutes on one core, and 40 MB in the folder of
+:func:`kdnas_env.support.atomic.default_cache_directory`. A listing is cached by the fingerprint of
+everything it depends on.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from kdnas_env.tables.surrogates.surrogate import FIT_VERSION, PREDICTED_LATENCI
 from kdnas_env.tables.table import CURVES
 
 LARGEST_LISTING = 4_000_000
-"""Spaces up to this many points are listed."""
+"""Maximum number of points of a space to list."""
 
 _KIND = "listing"
 _VERSION = 2
-_BATCH = 16  # of larger ones, memory is taken from the system and given back time and again
-_BATCHES_BETWEEN_NEWS = 500
+_BATCH = 16  # larger batches repeatedly allocate and free system memory
+_BATCHES_PER_REPORT = 500
 _BATCH_OF_RECIPES = 256
-_NETWORKS_BETWEEN_NEWS = 10
+_NETWORKS_PER_REPORT = 10
 _SECONDS = CURVES.index("epoch_seconds")
 _RATIO, _MEDIAN = PREDICTED_LATENCIES.index("ratio"), PREDICTED_LATENCIES.index("median_ms")
 
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The means over seeds of ``n`` students.
+    """Predicted means over seeds of ``n`` students.
 
     Attributes:
-        index: Flat index of each student in the space, rising, int64 ``(n,)``.
-        loss: One loss after the last epoch, float64 ``(n,)``.
-        ratio: Latency over the teacher's, float64 ``(n,)``.
+        index: Flat index of each student in the space, ascending, int64 ``(n,)``.
+        loss: Loss after the last epoch, float64 ``(n,)``.
+        ratio: Latency divided by the teacher's, float64 ``(n,)``.
         latency_ms: Median latency in milliseconds, float64 ``(n,)``.
-        seconds: Of the first epochs together, float64 ``(n,)``.
-        parameters: Parameters, embeddings included, int64 ``(n,)``.
+        seconds: Total duration of the first epochs, float64 ``(n,)``.
+        parameters: Number of parameters, embeddings included, int64 ``(n,)``.
     """
 
     index: Ints
@@ -75,13 +75,13 @@ class Listing:
 def list_students(
     evaluator: SurrogateEvaluator, curve: str, epochs: int, on_progress: OnProgress = lambda done, total: None
 ) -> Listing:
-    """List all students of a surrogate's space, or read the listing that was kept.
+    """List all students of a surrogate's space, or read the cached listing.
 
     Args:
-        evaluator: Answers with the mean over seeds.
-        curve: Which of ``CURVES`` is the loss.
-        epochs: Epochs whose seconds count.
-        on_progress: Called with how many points of the space are listed, and with all.
+        evaluator: Predicts means over seeds.
+        curve: Name of the loss, one of ``CURVES``.
+        epochs: Number of epochs for ``seconds``.
+        on_progress: Called with the number of listed points and the total.
 
     Raises:
         TableError: If the space is too large.
@@ -90,7 +90,7 @@ def list_students(
     if size > LARGEST_LISTING:
         raise TableError(
             f"the space of the surrogate of {evaluator.surrogate.metadata.name!r} has {size:,} points; regret needs "
-            f"the optimum, which is looked for in up to {LARGEST_LISTING:,}. Race on its table, or on a surrogate that "
+            f"the optimum, which is computed for up to {LARGEST_LISTING:,}. Race on its table, or on a surrogate that "
             "kdnas table fit makes of a smaller table"
         )
     parts = [str((_KIND, _VERSION, FIT_VERSION)), evaluator.fingerprint, curve, str(epochs)]
@@ -107,17 +107,17 @@ def list_students(
 def sample_students(
     evaluator: SurrogateEvaluator, curve: str, epochs: int, points: int, rng: np.random.Generator
 ) -> Listing:
-    """Return what a surrogate says of random students of its space.
+    """Return the predictions of a surrogate for random students of its space.
 
     Args:
-        evaluator: Answers with the mean over seeds.
-        curve: Which of ``CURVES`` is the loss.
-        epochs: Epochs whose seconds count.
-        points: Points that are drawn; those that cannot be built, and further names of one student, are left out.
-        rng: Draws them.
+        evaluator: Predicts means over seeds.
+        curve: Name of the loss, one of ``CURVES``.
+        epochs: Number of epochs for ``seconds``.
+        points: Number of points to draw; invalid and equivalent ones are left out.
+        rng: Random generator.
 
     Raises:
-        TableError: If none can be built.
+        TableError: If no drawn point is valid.
     """
     space = evaluator.space
     drawn = np.unique(space.canonical(space.grid.flat(space.grid.draw(rng, points, ()))))
@@ -135,25 +135,25 @@ def _listed(
     points: Iterator[tuple[int, StudentConfig]],
     on_progress: OnProgress = lambda done, total: None,
 ) -> Listing:
-    """Return what is said of students, given with their rising flat indices."""
+    """Return the predictions for students, given with ascending flat indices."""
     surrogate, space = evaluator.surrogate, evaluator.space
     parts: list[Listing] = []
     while batch := list(islice(points, _BATCH)):
-        if len(parts) % _BATCHES_BETWEEN_NEWS == 0:
+        if len(parts) % _BATCHES_PER_REPORT == 0:
             on_progress(batch[0][0], space.size)
         index = np.array([index for index, _ in batch], dtype=np.int64)
         inputs = surrogate.features([config for _, config in batch], extrapolate=evaluator.extrapolate)
         parameters = np.array([count_parameters(config, space.teacher) for _, config in batch], dtype=np.int64)
-        parts.append(_said(evaluator, curve, epochs, index, inputs, parameters))
+        parts.append(_predicted(evaluator, curve, epochs, index, inputs, parameters))
     on_progress(space.size, space.size)
     return _joined(parts)
 
 
 def _listed_by_network(evaluator: SurrogateEvaluator, curve: str, epochs: int, on_progress: OnProgress) -> Listing:
-    """Return what is said of all students of a joint space, network by network.
+    """Return the predictions for all students of a joint space, network by network.
 
-    The dimensions of the recipe come last, so the students of one network follow each other. Their inputs differ only
-    in the columns of the recipe, which are the same under every network, so nothing is computed twice.
+    The dimensions of the recipe come last, so the students of a network are consecutive. Their inputs differ only in
+    the columns of the recipe, which are the same for all networks, so they are computed only once.
     """
     surrogate, space = evaluator.surrogate, evaluator.space
     recipes = math.prod(len(values) for values in space.recipe_choices.values())
@@ -162,7 +162,7 @@ def _listed_by_network(evaluator: SurrogateEvaluator, curve: str, epochs: int, o
     of_network = ~surrogate.range.recipe_columns
     parts: list[Listing] = []
     for number, first in enumerate(range(0, space.size, recipes)):
-        if number % _NETWORKS_BETWEEN_NEWS == 0:
+        if number % _NETWORKS_PER_REPORT == 0:
             on_progress(first, space.size)
         index, student = first + places, space.decode(space.from_index(first))
         index = index[space.canonical(index) == index]
@@ -173,15 +173,15 @@ def _listed_by_network(evaluator: SurrogateEvaluator, curve: str, epochs: int, o
         parameters = np.full(len(index), count_parameters(student, space.teacher), dtype=np.int64)
         for start in range(0, len(index), _BATCH_OF_RECIPES):
             part = slice(start, start + _BATCH_OF_RECIPES)
-            parts.append(_said(evaluator, curve, epochs, index[part], given[part], parameters[part]))
+            parts.append(_predicted(evaluator, curve, epochs, index[part], given[part], parameters[part]))
     on_progress(space.size, space.size)
     return _joined(parts)
 
 
-def _said(
+def _predicted(
     evaluator: SurrogateEvaluator, curve: str, epochs: int, index: Ints, inputs: Floats, parameters: Ints
 ) -> Listing:
-    """Return what a surrogate says of students, given with their inputs (:meth:`Surrogate.features`)."""
+    """Return the predictions for students, given their inputs (:meth:`Surrogate.features`)."""
     surrogate = evaluator.surrogate
     device, last = surrogate.metadata.device_position(evaluator.device), surrogate.metadata.epochs
     seconds = [surrogate.output("epoch_seconds", epoch) for epoch in range(epochs + 1)]

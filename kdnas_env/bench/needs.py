@@ -1,4 +1,4 @@
-"""What agents need to find the best of a task."""
+"""Number of evaluations that agents need to find the best students of a task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kdnas_env.envs.task import Task
 from kdnas_env.support.progress import OnProgress
 
 MODELS = ("random-forest", "optuna:sampler=gp")
-"""Agents with the models that benchmarks are usually judged by."""
+"""Agents with models that are common in benchmarks."""
 
 
 def evaluations_needed(
@@ -29,19 +29,19 @@ def evaluations_needed(
     workers: int = 1,
     on_progress: OnProgress = lambda done, total: None,
 ) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Search a task without noise, and return how many evaluations agents need to each of ``TARGETS``.
+    """Search a task without noise, and return the evaluations that agents need to reach each of ``TARGETS``.
 
     Args:
-        task: The task; every student is answered with its mean over the seeds.
+        task: The task; every student gets its mean over the seeds.
         agents: The agents, each as ``NAME`` or ``NAME:SETTING=VALUE,...``.
-        searches: Searches of each.
-        budget: Evaluations of a search.
-        workers: Processes.
-        on_progress: Called with the searches that are done, and with all.
+        searches: Number of searches per agent.
+        budget: Evaluations per search.
+        workers: Number of processes.
+        on_progress: Called with the number of finished searches and the total.
 
     Returns:
-        By agent and target: ``reached``, the share of the searches that find it, and ``median`` evaluations; None: most
-        do not.
+        By agent and target: ``reached``, the share of searches that reach it, and ``median`` evaluations; None if most
+        searches do not reach it.
 
     Raises:
         KDNASError: If there is no such table or agent, or a number is malformed.

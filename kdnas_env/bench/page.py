@@ -1,6 +1,6 @@
-"""One self-contained HTML page that a race or a run can be clicked through in: no network, no library.
+"""A self-contained, interactive HTML page for a race or a run, without network access or libraries.
 
-Names and texts are data to the page, never markup, so that nothing a submission holds can act in it.
+Names and texts are data of the page, not markup, so that a submission cannot inject code.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Series:
     """A line of a chart.
 
     Attributes:
-        agent: Whose.
-        value: One number a point of the chart's ``x``; NaN where there is none.
+        agent: The agent that the line belongs to.
+        value: One number per point of the chart's ``x``; NaN where there is none.
         low: Lower end of its band, or None.
         high: Upper end of its band, or None.
     """
@@ -40,15 +40,15 @@ class Chart:
     """Lines over one axis.
 
     Attributes:
-        name: Short and unique in its view.
-        title: What it shows, in words.
+        name: Short name, unique in its view.
+        title: Title of the content.
         xlabel: Name of the horizontal axis.
         ylabel: Name of the vertical axis.
-        x: Points of the horizontal axis, rising.
+        x: Points of the horizontal axis, ascending.
         series: The lines.
         log: Whether the vertical axis is logarithmic.
-        floor: Lowest value of the vertical axis; None: the least that is shown.
-        ceiling: Highest value; None: the largest that is shown.
+        floor: Minimum of the vertical axis; None for the smallest value shown.
+        ceiling: Maximum of the vertical axis; None for the largest value shown.
     """
 
     name: str
@@ -67,11 +67,11 @@ class Cloud:
     """Points of a scatter chart.
 
     Attributes:
-        agent: What they are called: one of the page's ``agents``, which gives them their colour.
-        x: Where each stands on the horizontal axis; NaN: it is not shown.
-        y: Where each stands on the vertical axis; NaN: it is not shown.
-        labels: What each is, shown where it is pointed at; empty for what is a line alone.
-        joined: Whether a line joins them in their order, straight or in steps.
+        agent: Name of the points, one of the page's ``agents``, which determines their colour.
+        x: Horizontal positions; NaN hides a point.
+        y: Vertical positions; NaN hides a point.
+        labels: Tooltips of the points; empty for a line without points.
+        joined: Type of the line that joins the points in order; empty for none.
     """
 
     agent: str
@@ -86,8 +86,8 @@ class Scatter:
     """Points over two axes.
 
     Attributes:
-        name: Short and unique in its view.
-        title: What it shows, in words.
+        name: Short name, unique in its view.
+        title: Title of the content.
         xlabel: Name of the horizontal axis.
         ylabel: Name of the vertical axis.
         clouds: The points.
@@ -102,16 +102,16 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Listing:
-    """A table that can be sorted, of anything but agents.
+    """A sortable table of anything except agents.
 
     Attributes:
-        name: Short and unique in its view.
-        title: Its heading.
+        name: Short name, unique in its view.
+        title: Heading of the table.
         columns: Names of the columns.
-        rows: Texts and numbers; None where there is nothing.
-        about: What it shows, in words.
-        sort: Column that it is sorted by at first; None keeps the order of the rows.
-        down: Whether the largest is first.
+        rows: Texts and numbers; None for an empty cell.
+        about: Explanation of the content.
+        sort: Column to sort by initially; None keeps the order of the rows.
+        down: Whether to sort in descending order.
     """
 
     name: str
@@ -125,15 +125,15 @@ class Listing:
 
 @dataclass(frozen=True)
 class Standings:
-    """A table that can be sorted, one row an agent.
+    """A sortable table with one row per agent.
 
     Attributes:
-        name: Short and unique in its view.
-        title: What it shows, in words.
-        columns: Headings; the first is of the agents' names.
-        rows: One an agent, its name first; None where there is nothing.
-        sort: Column that it is sorted by at first.
-        down: Whether the largest is first.
+        name: Short name, unique in its view.
+        title: Title of the content.
+        columns: Headings; the first column holds the agents' names.
+        rows: One row per agent, starting with its name; None for an empty cell.
+        sort: Column to sort by initially.
+        down: Whether to sort in descending order.
     """
 
     name: str
@@ -155,12 +155,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Agents against each other.
+    """Pairwise comparison of agents.
 
     Attributes:
-        name: Short and unique in its view.
-        title: What it shows, in words.
-        cells: By the agent of the row and that of the column.
+        name: Short name, unique in its view.
+        title: Title of the content.
+        cells: Estimates by the agent of the row, then of the column.
     """
 
     name: str
@@ -170,17 +170,17 @@ class Matrix:
 
 @dataclass(frozen=True)
 class View:
-    """What is seen of one task, or of all.
+    """The part of a page on one task, or on all tasks.
 
     Attributes:
-        name: Name of the button that shows it.
-        about: What it is of, in words.
+        name: Text of the button that shows it.
+        about: Explanation of the content.
         table: Its standings, or None.
         charts: Its charts.
         matrices: Its matrices.
-        notes: Remarks below.
-        scatters: Its scatter charts, before the charts.
-        listings: Its tables of anything but agents, below the charts.
+        notes: Remarks, shown at the bottom.
+        scatters: Its scatter charts, shown before the charts.
+        listings: Its tables of anything except agents, shown below the charts.
     """
 
     name: str
@@ -199,11 +199,11 @@ class Page:
 
     Attributes:
         title: Its title.
-        subtitle: One line below.
-        agents: Names of the agents, or of whatever else has a colour, in the order of their colours.
-        views: Views, the first of which is seen first.
-        facts: Name and value of what to know about how it was made.
-        commands: What may be done next, each in words and as a command.
+        subtitle: One line below the title.
+        agents: Names of the agents, or of other series, in the order of their colours.
+        views: Views; the first is shown initially.
+        facts: Names and values of facts on how the results were made.
+        commands: Suggested next steps, each as text and as a command.
     """
 
     title: str
@@ -214,7 +214,7 @@ class Page:
     commands: Sequence[tuple[str, str]] = ()
 
     def to_html(self) -> str:
-        """Return the page as a text."""
+        """Return the page as HTML."""
         before, after = _TEMPLATE.read_text(encoding="utf-8").split(_PLACE)
         return before + _embedded(self._data()) + after
 
@@ -259,12 +259,12 @@ class Page:
 
 
 def _embedded(data: Any) -> str:
-    """Return plain data as JSON that cannot end the element it stands in."""
+    """Return plain data as JSON that cannot end its HTML element."""
     return json.dumps(_plain(data), allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026")
 
 
 def _plain(data: Any) -> Any:
-    """Return data with lists for all sequences, and None for numbers that are not finite."""
+    """Return data with all sequences as lists, and None for numbers that are not finite."""
     if isinstance(data, Mapping):
         return {str(key): _plain(value) for key, value in data.items()}
     if isinstance(data, str) or data is None or isinstance(data, bool | int):

@@ -1,4 +1,4 @@
-"""Pictures of a race, drawn from its summary."""
+"""Figures of a race, drawn from its summary."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg", "pdf")
-"""Formats in which pictures are written."""
+"""File formats of the figures."""
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
-"""Those of Okabe and Ito (2008), which colour-blind readers can distinguish, and two more."""
+"""The colours of Okabe and Ito (2008), which colour-blind readers can distinguish, and two more."""
 
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2.5), (1.5, 1.5), (8, 2, 1.5, 2), (3, 1.5, 1.5, 1.5, 1.5, 1.5))
-"""Lengths of strokes and gaps in widths of the line; none: a solid line."""
+"""Lengths of dashes and gaps in line widths; empty for a solid line."""
 
 
 RANDOM_LABEL = "random search, exact median"
 
-_LEAST = 1e-3
-"""Lowest regret of a logarithmic axis."""
+_MIN_REGRET = 1e-3
+"""Minimum regret on a logarithmic axis."""
 
 
 @dataclass(frozen=True)
 class LineStyle:
-    """The line of an agent.
+    """Line style of an agent.
 
     Attributes:
-        colour: Of ``COLOURS``.
-        dashes: Of ``DASHES``.
+        colour: One of ``COLOURS``.
+        dashes: One of ``DASHES``.
     """
 
     colour: str
@@ -42,7 +42,7 @@ class LineStyle:
 
 
 def line_styles(agents: Sequence[str]) -> dict[str, LineStyle]:
-    """Return the lines of agents, in their order: all colours solid first; different for 40 agents."""
+    """Return the line styles of agents, in order: solid lines in all colours first; distinct for up to 40 agents."""
     return {
         agent: LineStyle(COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)])
         for place, agent in enumerate(agents)
@@ -50,7 +50,7 @@ def line_styles(agents: Sequence[str]) -> dict[str, LineStyle]:
 
 
 def draw_curves(summary: Mapping[str, Any], view: Mapping[str, Any]) -> Figure:
-    """Draw the regret along the budget, with bands, and beside it random search's exact median.
+    """Plot the regret against the spent budget, with bands, and random search's exact median.
 
     Args:
         summary: A summary of :func:`kdnas_env.bench.summary.summarise`.
@@ -60,10 +60,10 @@ def draw_curves(summary: Mapping[str, Any], view: Mapping[str, Any]) -> Figure:
     x = summary["spent"]
     for agent, line in _lines(summary["agents"]):
         curve = view["agents"][agent]["curve"]
-        value, low, high = (np.maximum(curve[name], _LEAST) for name in ("value", "low", "high"))
+        value, low, high = (np.maximum(curve[name], _MIN_REGRET) for name in ("value", "low", "high"))
         axes.plot(x, value, **line)
         axes.fill_between(x, low, high, color=line["color"], alpha=_band(summary), linewidth=0)
-    axes.plot(x, np.maximum(view["random"], _LEAST), color="black", linestyle=":", label=RANDOM_LABEL)
+    axes.plot(x, np.maximum(view["random"], _MIN_REGRET), color="black", linestyle=":", label=RANDOM_LABEL)
     axes.set(
         yscale="log",
         xlabel=f"{summary['unit']} spent",
@@ -75,7 +75,7 @@ def draw_curves(summary: Mapping[str, Any], view: Mapping[str, Any]) -> Figure:
 
 
 def draw_profiles(summary: Mapping[str, Any], view: Mapping[str, Any]) -> Figure:
-    """Draw which share of the searches ends with a regret of at most so much, with bands."""
+    """Plot the share of searches with a final regret of at most each threshold, with bands."""
     figure, axes = _line_figure(summary["agents"])
     x = summary["thresholds"]
     for agent, line in _lines(summary["agents"]):
@@ -93,7 +93,7 @@ def draw_profiles(summary: Mapping[str, Any], view: Mapping[str, Any]) -> Figure
 
 
 def draw_targets(summary: Mapping[str, Any], view: Mapping[str, Any], target: str) -> Figure:
-    """Draw which share of the searches has reached a target when so much was spent."""
+    """Plot the share of searches that have reached a target against the spent budget."""
     figure, axes = _line_figure(summary["agents"])
     for agent, line in _lines(summary["agents"]):
         reached = view["agents"][agent]["targets"][target]
@@ -110,7 +110,7 @@ def draw_targets(summary: Mapping[str, Any], view: Mapping[str, Any], target: st
 
 
 def draw_improvement(summary: Mapping[str, Any], view: Mapping[str, Any]) -> Figure:
-    """Draw how likely the agent of the row ends with less regret than that of the column."""
+    """Draw the probability that the agent of the row ends with less regret than the agent of the column."""
     agents = summary["agents"]
     side = 2.5 + 0.8 * len(agents)
     figure, axes = _figure(side, side)
@@ -148,7 +148,7 @@ def _line_figure(agents: Sequence[str]) -> tuple[Figure, Axes]:
 
 
 def _lines(agents: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Return matplotlib's arguments of the line of each agent."""
+    """Return matplotlib's line arguments for each agent."""
     return [
         (
             agent,
@@ -164,10 +164,10 @@ def _lines(agents: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _plain(text: str) -> str:
-    """Return a text that matplotlib does not take for mathematics."""
+    """Return a text in which matplotlib sees no mathematics."""
     return text.replace("$", r"\$")
 
 
 def _band(summary: Mapping[str, Any]) -> float:
-    """Return how opaque bands are: many shall not hide the lines."""
+    """Return the opacity of bands, lower for many agents so that bands do not hide lines."""
     return min(0.15, 1 / len(summary["agents"]))

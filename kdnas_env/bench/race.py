@@ -1,4 +1,4 @@
-"""All searches of a race, over processes, kept as they end."""
+"""Running all searches of a race in parallel processes; results are stored as searches end."""
 
 from __future__ import annotations
 
@@ -41,31 +41,31 @@ _README = """# A race of agents by `kdnas bench`
 | `race.json` | budget, tables and their checksums, versions |
 | `parts/` | searches of a race that is not finished |
 
-Repeat the command with `--out` and this folder to go on with a race that was interrupted, or with more agents, tasks
-or seeds to add them. `kdnas_env.race(..., out=FOLDER)` does the same in Python.
+Repeat the command with `--out` and this folder to resume an interrupted race, or with more agents, tasks or seeds to
+add them. `kdnas_env.race(..., out=FOLDER)` does the same in Python.
 """
 
 BLOCK = 10
-"""Searches that a process is handed at a time: starting one costs more than a search of a table."""
+"""Number of searches per job of a process, because starting a job costs more than a search of a table."""
 
 _PACKAGES = ("kdnas", "numpy", "gymnasium", "torch", "optuna", "stable-baselines3", "sb3-contrib", "scikit-learn")
 
 
 @dataclass(frozen=True)
 class Race:
-    """Every agent on every task with every seed.
+    """A race: each agent searches each task with each seed.
 
     Attributes:
-        agents: The agents, all different.
-        tasks: The tasks, all different.
-        seeds: Seeds of each agent on each task, from 0.
-        budget: What each search may spend.
-        simulated_workers: Evaluations at a time, on a simulated clock; None: one after another, in rounds as the agent
-            likes.
-        decision_time: Of a simulation; see :func:`~kdnas_env.bench.simulator.simulate`.
+        agents: The agents, without duplicates.
+        tasks: The tasks, without duplicates.
+        seeds: Number of seeds for each agent and task, from 0.
+        budget: Budget of each search.
+        simulated_workers: Number of parallel evaluations on a simulated clock; None evaluates sequentially, in rounds
+            whose size the agent chooses.
+        decision_time: Decision time of a simulation; see :func:`~kdnas_env.bench.simulator.simulate`.
 
     Raises:
-        KDNASError: If something is malformed. Whether agents and tables exist is checked when the race begins.
+        KDNASError: If a field is malformed. Whether agents and tables exist is checked when the race begins.
     """
 
     agents: tuple[AgentSpec, ...]
@@ -85,23 +85,23 @@ class Race:
 
     @property
     def keys(self) -> list[tuple[str, str, int]]:
-        """Agent, task and seed of every search; seed by seed, so that an unfinished race has all agents."""
+        """Agent, task and seed of each search, ordered by seed, so that an unfinished race includes all agents."""
         return [
             (str(agent), str(task), seed) for seed in range(self.seeds) for task in self.tasks for agent in self.agents
         ]
 
     def check_agents(self) -> None:
-        """Make every agent once.
+        """Make each agent once, to check it.
 
         Raises:
-            KDNASError: If one is unknown, needs what is not installed, cannot be asked in a simulation, or has a wrong
-                setting.
+            KDNASError: If an agent is unknown, needs a missing package, has no ask and tell for a simulation, or has a
+                wrong setting.
         """
         for agent in self.agents:
             make_agent(agent.name, **agent.settings) if self.simulated_workers is None else askable(agent)
 
     def settings(self) -> dict[str, Any]:
-        """Return as plain data what all searches of one folder have in common."""
+        """Return the settings that all searches of a folder share, as plain data."""
         return {
             "budget": self.budget.amount,
             "unit": self.budget.unit,
@@ -131,25 +131,25 @@ def race(
     workers: int = 1,
     on_progress: OnProgress = lambda done, total: None,
 ) -> list[Trajectory]:
-    """Run the searches of a race that a folder has not yet, and return all of them.
+    """Run the missing searches of a race in a folder, and return all searches.
 
-    The folder may hold more: agents, tasks and seeds can be added to a race, but not change its budget or its tables.
-    A race that was stopped or killed goes on; what was lost is the block of searches that each process was at. The
-    trajectories are the same whatever the number of processes, measured times aside.
+    The folder may hold more: agents, tasks and seeds can be added to a race, but its budget and tables cannot change.
+    An interrupted race resumes; only the block of searches that each process was running is lost. The trajectories do
+    not depend on the number of processes, except for measured times.
 
     Args:
         wanted: The race.
-        folder: Where trajectories are kept, made if it does not exist.
-        workers: Processes; 1 for this one.
-        on_progress: Called with the number of searches that are done, and of all.
+        folder: Folder of the trajectories; created if it does not exist.
+        workers: Number of processes; 1 uses this process.
+        on_progress: Called with the number of finished searches and the total.
 
     Returns:
-        The trajectories, seed by seed, task by task, agent by agent.
+        The trajectories, ordered by seed, then task, then agent.
 
     Raises:
-        KDNASError: If an agent or table is unknown or a setting wrong. What an agent raises in a search is part of its
-            trajectory.
-        RunError: If the folder is of a race with another budget or table, or cannot be written.
+        KDNASError: If an agent or table is unknown, or a setting is wrong. Errors of an agent during a search are
+            recorded in its trajectory.
+        RunError: If the folder holds a race with another budget or table, or cannot be written.
     """
     check_whole("workers", workers, of="processes", at_least=1)
     wanted.check_agents()
@@ -157,36 +157,36 @@ def race(
     for task in wanted.tasks:
         task.make_env(wanted.budget).close()
     path = expanded(folder)
-    tables = _opened(path, wanted, tables)
+    tables = _prepare_folder(path, wanted, tables)
     write_text(path / "README.md", _README)
-    kept = _kept(path)
-    missing = _blocks([key for key in wanted.keys if key not in kept], wanted)
+    stored = _stored_trajectories(path)
+    missing = _blocks([key for key in wanted.keys if key not in stored], wanted)
     total = len(wanted.keys)
     done = total - sum(len(seeds) for _, _, seeds in missing)
     on_progress(done, total)
-    for trajectories in _ran(wanted, path / PARTS, missing, workers):
-        kept |= {trajectory.key: trajectory for trajectory in trajectories}
+    for trajectories in _run_blocks(wanted, path / PARTS, missing, workers):
+        stored |= {trajectory.key: trajectory for trajectory in trajectories}
         done += len(trajectories)
         on_progress(done, total)
-    _compact(path, [kept[key] for key in sorted(kept)], {**wanted.settings(), "tables": tables})
-    return [kept[key] for key in wanted.keys]
+    _compact(path, [stored[key] for key in sorted(stored)], {**wanted.settings(), "tables": tables})
+    return [stored[key] for key in wanted.keys]
 
 
 def read_race(folder: str | os.PathLike[str]) -> list[Trajectory]:
-    """Return the trajectories of a race, finished or not, in the order of their keys.
+    """Return the trajectories of a race, finished or not, sorted by their keys.
 
     Raises:
         RunError: If they cannot be read.
     """
-    kept = _kept(expanded(folder))
-    return [kept[key] for key in sorted(kept)]
+    stored = _stored_trajectories(expanded(folder))
+    return [stored[key] for key in sorted(stored)]
 
 
 Block = tuple[AgentSpec, Task, list[int]]
 
 
 def _blocks(missing: Sequence[tuple[str, str, int]], wanted: Race) -> list[Block]:
-    """Return searches in blocks of one agent and task, the first seeds first."""
+    """Return searches in blocks of one agent and task, lowest seeds first."""
     seeds: dict[tuple[str, str], list[int]] = {}
     for agent, task, seed in missing:
         seeds.setdefault((agent, task), []).append(seed)
@@ -200,7 +200,7 @@ def _blocks(missing: Sequence[tuple[str, str, int]], wanted: Race) -> list[Block
     return sorted(blocks, key=lambda block: block[2][0])
 
 
-def _ran(wanted: Race, parts: Path, blocks: Sequence[Block], workers: int) -> Iterator[list[Trajectory]]:
+def _run_blocks(wanted: Race, parts: Path, blocks: Sequence[Block], workers: int) -> Iterator[list[Trajectory]]:
     if workers == 1 or len(blocks) < 2:
         for block in blocks:
             yield _run_block(wanted, parts, block)
@@ -214,8 +214,8 @@ def _ran(wanted: Race, parts: Path, blocks: Sequence[Block], workers: int) -> It
             yield future.result()
     except BrokenProcessPool as error:
         raise RunError(
-            "a process of the race was killed, perhaps for memory, or could not begin: a script that races with more "
-            "than one worker calls it under 'if __name__ == \"__main__\":'. Run it again to go on"
+            "a process of the race was killed, perhaps out of memory, or could not start: a script that races with "
+            "more than one worker must call it under 'if __name__ == \"__main__\":'. Run it again to resume"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -224,7 +224,7 @@ def _ran(wanted: Race, parts: Path, blocks: Sequence[Block], workers: int) -> It
 def _run_block(wanted: Race, parts: Path, block: Block) -> list[Trajectory]:
     agent, task, seeds = block
     truth = Truth.of(task)
-    # Processes share the cores, and sums are rounded by how they are shared among threads.
+    # With several processes, each uses one thread. A fixed number also keeps the rounding of sums the same.
     with pinned_threads(1):
         trajectories = [wanted.run(agent, seed, truth) for seed in seeds]
     name = sha256(repr([trajectory.key for trajectory in trajectories]).encode()).hexdigest()[:16]
@@ -232,14 +232,14 @@ def _run_block(wanted: Race, parts: Path, block: Block) -> list[Trajectory]:
     return trajectories
 
 
-def _opened(path: Path, wanted: Race, tables: Mapping[str, str]) -> dict[str, str]:
-    """Make a folder or check that it is of such a race; return the checksums of all its tables."""
+def _prepare_folder(path: Path, wanted: Race, tables: Mapping[str, str]) -> dict[str, str]:
+    """Create a folder, or check that it belongs to such a race; return the checksums of all its tables."""
     settings = wanted.settings()
     check_contained(path)
     others = sorted(entry.name for entry in path.iterdir() if entry.name != PARTS) if path.is_dir() else []
     if others and not (path / RACE).exists():
         raise RunError(
-            f"{str(path)!r} is not empty and no race: it holds {others[0]!r}; name the folder of a race, or another"
+            f"{str(path)!r} is not empty and not a race: it holds {others[0]!r}; name a race, or a new folder"
         )
     earlier = read_json(path / RACE) if (path / RACE).exists() else {**settings, "tables": {}}
     if not isinstance(earlier.get("tables"), dict):
@@ -260,21 +260,21 @@ def _opened(path: Path, wanted: Race, tables: Mapping[str, str]) -> dict[str, st
     try:
         (path / PARTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{str(path)!r} cannot be made: {error}; name a folder that you may write") from error
+        raise RunError(f"{str(path)!r} cannot be made: {error}; name a folder that you can write to") from error
     write_json(path / RACE, {**settings, "tables": known, "versions": installed_versions(*_PACKAGES)})
     return known
 
 
-def _kept(path: Path) -> dict[tuple[str, str, int], Trajectory]:
+def _stored_trajectories(path: Path) -> dict[tuple[str, str, int], Trajectory]:
     files = [path / TRAJECTORIES, *sorted((path / PARTS).glob("*.parquet"))]
     return {trajectory.key: trajectory for file in files if file.exists() for trajectory in read_trajectories(file)[0]}
 
 
 def _compact(path: Path, trajectories: Sequence[Trajectory], metadata: Mapping[str, Any]) -> None:
-    """Write all trajectories as one file, and drop the parts."""
+    """Write all trajectories to one file, and remove the parts."""
     versions = installed_versions(*_PACKAGES)
     write_trajectories(path / TRAJECTORIES, trajectories, {**metadata, "versions": versions})
-    # A kill in between leaves parts that are in the whole already.
+    # If the process is killed here, the remaining parts repeat trajectories of the file, which is harmless.
     for part in (path / PARTS).glob("*.parquet"):
         part.unlink()
     (path / PARTS).rmdir()

@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 SIGNIFICANT = 0.05
-"""Probability below which Friedman's test counts as having found something."""
+"""P-value below which Friedman's test counts as significant."""
 
 _TARGETS = {
     "top_1_percent": "the best 1 % of the students",
@@ -39,10 +39,10 @@ _TARGETS = {
 
 
 def race_page(results: Mapping[str, Any]) -> Page:
-    """Return the page of a race.
+    """Return the results page of a race.
 
     Args:
-        results: What :func:`kdnas_env.bench.summary.summarise` says.
+        results: A summary of :func:`kdnas_env.bench.summary.summarise`.
     """
     agents = list(results["agents"])
     budget = f"{results['budget']:g} {results['unit']}"
@@ -96,7 +96,7 @@ def _view(results: Mapping[str, Any], view: Mapping[str, Any]) -> View:
         ),
         Chart(
             "profile",
-            f"Searches with at most so much regret at the end ({confidence} band, point by point)",
+            f"Searches with at most this regret at the end ({confidence} band, pointwise)",
             "normalised regret",
             "share of the searches",
             thresholds,
@@ -120,12 +120,14 @@ def _view(results: Mapping[str, Any], view: Mapping[str, Any]) -> View:
         }
         for row, columns in view["improvement"].items()
     }
-    better = Matrix("improvement", "How likely the agent of the row has less regret than that of the column", cells)
+    better = Matrix(
+        "improvement", "Probability that the agent of the row has less regret than the agent of the column", cells
+    )
     return View(
         name=view["title"],
-        about="Regret 0 is the exact optimum, 1 is what random search has in the median at the end; "
-        "the incumbent is chosen by what the agent saw and judged by the mean over all seeds. A search has reached a "
-        "target once its incumbent is truly there, even if noise makes another look better later.",
+        about="Regret 0 is the exact optimum, 1 is the median of random search at the end; "
+        "the incumbent is chosen by the observed rewards and judged by the mean over all seeds. A search has reached a "
+        "target once its incumbent truly meets it, even if noise makes another look better later.",
         table=Standings(
             "standings",
             f"Less regret is better; p: Wilcoxon's test against {results['reference']}, corrected by Holm",
@@ -171,13 +173,13 @@ def _notes(view: Mapping[str, Any]) -> list[str]:
 
 
 def ranking_notes(view: Mapping[str, Any]) -> list[str]:
-    """Say what the mean ranks of a view are worth."""
+    """Return notes on the significance of the mean ranks of a view."""
     difference, test = view["critical_difference"], view["friedman"]
     if len(view["agents"]) == 1:
         return []
     if difference is None:
-        return ["With fewer than five tasks no critical difference of mean ranks is given: tasks are its unit."]
-    notes = [f"Mean ranks that differ by less than {difference:.2f} are not to be told apart (Nemenyi, 5 %)."]
+        return ["With fewer than five tasks, no critical difference of mean ranks is given: tasks are its sample size."]
+    notes = [f"Mean ranks that differ by less than {difference:.2f} do not differ significantly (Nemenyi, 5 %)."]
     if test is None:
         return notes
     statistic = "infinite" if test["f"] is None else f"{test['f']:.3g}"
@@ -185,17 +187,17 @@ def ranking_notes(view: Mapping[str, Any]) -> list[str]:
     return (
         [f"{verdict}: some agents differ.", *notes]
         if test["p"] < SIGNIFICANT
-        else [f"{verdict}: it shows no difference between the agents, so that their ranks tell nothing."]
+        else [f"{verdict}: it shows no difference between the agents, so do not interpret their ranks."]
     )
 
 
 def timing_in_words(timing: Mapping[str, Any]) -> str:
-    """Say how much of the time of a race its agents took."""
+    """Return the share of a race's time that its agents used, as text."""
     if timing["share"] is None:
-        return "not known of searches that an earlier version has run"
+        return "unknown for searches of an earlier version"
     return (
         f"{timing['agent_seconds']:.1f} s of processor time in {timing['wall_seconds']:.1f} s of searches "
-        f"({timing['share']:.0%}); the rest is the tables' answers and their record"
+        f"({timing['share']:.0%}); the rest is spent on look-ups in tables and on recording"
     )
 
 

@@ -1,4 +1,4 @@
-"""One search of a task, recorded evaluation by evaluation."""
+"""A search of a task, with a record of each evaluation."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from kdnas_env.tables.table import STATUSES
 
 
 def run_search(agent: AgentSpec, task: Task, seed: int, budget: Budget, *, truth: Truth | None = None) -> Trajectory:
-    """Let an agent search a task, one evaluation at a time.
+    """Run an agent's search of a task, one evaluation at a time.
 
-    The environment is reset with the seed of the run, whatever the agent resets it with: all agents see the same noise.
-    A budget of seconds counts simulated seconds; the agent is given the most evaluations that it can pay for.
+    The environment is always reset with the seed of the run, whatever seed the agent passes, so that all agents see the
+    same noise. A budget of seconds counts simulated seconds; the agent is told the maximum number of evaluations that
+    it allows.
 
     Args:
         agent: The agent.
         task: The task.
         seed: Seed of the run.
-        budget: What may be spent.
-        truth: The truth of the task, if it is known.
+        budget: Budget of the search.
+        truth: The truth of the task; None to compute it.
 
     Returns:
-        What was done. If the agent raised, until then, and with what.
+        The trajectory. If the agent raised, it ends there and holds the error.
 
     Raises:
-        KDNASError: If there is no such agent or table, or a setting is wrong.
+        KDNASError: If the agent or table is unknown, or a setting is wrong.
     """
     truth = truth or Truth.of(task)
     made = make_agent(agent.name, **agent.settings)
@@ -49,16 +50,16 @@ def run_search(agent: AgentSpec, task: Task, seed: int, budget: Budget, *, truth
 
 
 class Recorder(gym.Wrapper[Any, Any, Any, Any]):
-    """Notes every step of one search, and the processor time that is spent between the steps.
+    """Records each step of one search, and the processor time between the steps.
 
     Args:
         env: The environment of the task.
         truth: The truth of the task.
-        seed: Seed that the environment is reset with.
-        budget: What may be spent.
+        seed: Seed to reset the environment with.
+        budget: Budget of the search.
 
     Attributes:
-        rows: What was noted; see :data:`~kdnas_env.bench.trajectory.COLUMNS`.
+        rows: Recorded rows; see :data:`~kdnas_env.bench.trajectory.COLUMNS`.
     """
 
     def __init__(self, env: gym.Env[Any, Any], truth: Truth, seed: int, budget: Budget) -> None:
@@ -74,7 +75,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         self._since = time.process_time()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin the search. Seed and options are those of the race."""
+        """Begin the search. Seed and options are ignored; the seed of the race is used."""
         self._resets += not self._resets or bool(self.rows)
         before = time.process_time()
         answer = self.env.reset(seed=self._seed)
@@ -82,13 +83,13 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         return answer
 
     def step(self, action: Any) -> Any:
-        """Step, and note it.
+        """Take a step, and record it.
 
         Raises:
-            KDNASError: If the search was ended by a reset: its budget is that of one episode.
+            KDNASError: If a reset has ended the search, whose budget is for one episode.
         """
         if self._resets > 1:
-            raise KDNASError("the agent steps on after it has reset the environment; a search is one episode")
+            raise KDNASError("the agent steps after it has reset the environment; a search is a single episode")
         decided = time.process_time() - self._since
         answer = self.env.step(action)
         start = self._clock
@@ -100,7 +101,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
 
     @contextmanager
     def catching(self) -> Iterator[None]:
-        """Take what an agent raises in the block as the end of its search, and note how long the block takes."""
+        """Record an exception of the agent in the block as the end of its search, and the duration of the block."""
         began = time.perf_counter()
         self._since = time.process_time()
         try:
@@ -111,12 +112,12 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         self._wall = time.perf_counter() - began
 
     def trajectory(self, agent: AgentSpec, workers: int = 1, agent_total: float | None = None) -> Trajectory:
-        """Return what was noted.
+        """Return the recorded trajectory.
 
         Args:
             agent: The agent.
-            workers: Evaluations at a time.
-            agent_total: Processor time of the agent; None: all that was spent between the steps.
+            workers: Number of parallel evaluations.
+            agent_total: Processor time of the agent in seconds; None for all time between the steps.
         """
         spent = sum(row["agent_seconds"] for row in self.rows) + self._last
         return Trajectory.of_rows(
@@ -133,12 +134,12 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         )
 
     def note(self, agent_seconds: float, start: float, finish: float) -> None:
-        """Note the last answer of the environment.
+        """Record the last answer of the environment.
 
         Args:
-            agent_seconds: Processor time that the agent took to decide on it.
+            agent_seconds: Processor time of the agent's decision, in seconds.
             start: Simulated second at which the evaluation began.
-            finish: At which it ended.
+            finish: Simulated second at which it ended.
         """
         book = self.get_wrapper_attr("history")
         record = book.last
@@ -146,7 +147,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         index = self._truth.index_of(evaluation.config)
         status = evaluation.status
         if status is Status.OK and not record.usable:
-            # Without a latency a student failed, whatever its losses.
+            # A student without a latency has failed, even if its losses are valid.
             status = Status.FAILED if evaluation.latency is None else Status.INFEASIBLE
         self.rows.append(
             {

@@ -1,4 +1,4 @@
-"""A recorded search, done again in the environment of its task."""
+"""Replaying a recorded search in the environment of its task."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from kdnas_env.envs.task import Task
 
 
 def recorded_budget(search: Trajectory) -> Budget:
-    """Return what a search could spend."""
+    """Return the budget of a search."""
     return Budget(search.budget if search.unit == "seconds" else int(search.budget), search.unit)
 
 
 def replay_env(search: Trajectory, task: Task) -> gym.Env[Any, Any]:
-    """Make an environment that answers the proposals of a search as they were answered; reset it with its seed.
+    """Make an environment that answers a search's proposals as in the record; reset it with the seed of the search.
 
     Raises:
-        KDNASError: If there is no such table, or it has not what the task asks for.
+        KDNASError: If the table is unknown, or lacks what the task requires.
     """
     budget = recorded_budget(search)
-    # The clock of several workers ends a search, not the sum of their work.
+    # With several workers, a budget of seconds limits the clock, not the total time of the workers.
     timed = budget.unit == "seconds" and search.workers > 1
     return task.make_env(replace(budget, amount=sys.float_info.max) if timed else budget)
 
 
 def replay_order(search: Trajectory) -> npt.NDArray[np.int64]:
-    """Return the rows of a search in the order in which they began to be evaluated, int64 ``(n,)``."""
+    """Return the rows of a search in the order in which their evaluations began, int64 ``(n,)``."""
     if search.workers == 1:
         return np.arange(len(search))
-    # Of those that begin at one second, what the budget has cut short is the last.
+    # Among evaluations with the same start, the one with fewer epochs, cut short by the budget, comes last.
     return np.lexsort((-search.epochs, search.start))

@@ -1,7 +1,7 @@
 """Scores of searches: normalised regret, incumbents, performance profiles and hitting times.
 
-The score of a search is its normalised regret; lower is better. 0 is the optimum, 1 the median of random search at the
-same effort.
+The score of a search is its normalised regret; lower is better. 0 is the optimum, 1 is the median of random search with
+the same budget.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from kdnas_env.support.statistics import checked_axis, checked_finite, checked_s
 
 
 def normalised_regret(value: npt.ArrayLike, optimum: float, random_median: float) -> Floats:
-    """Return the distance of values from the optimum, in units of that of random search; lower is better.
+    """Return the distance of values from the optimum, relative to that of random search; lower is better.
 
     Args:
-        value: Values of the students that were found; higher is better, any shape.
+        value: Values of the best students found; higher is better, any shape.
         optimum: The highest value.
         random_median: Median of the values that random search finds.
 
@@ -27,17 +27,18 @@ def normalised_regret(value: npt.ArrayLike, optimum: float, random_median: float
     """
     if not np.inf > optimum > random_median > -np.inf:
         raise KDNASError(
-            f"the optimum is {optimum} and random search has {random_median} in the median; regret can be normalised "
-            "only where random search leaves some. Lower the budget, or take a larger task"
+            f"the optimum is {optimum} and the median of random search is {random_median}; regret can be normalised "
+            "only if random search does not find the optimum. Lower the budget, or use a larger task"
         )
     regret: Floats = (optimum - np.asarray(value, dtype=np.float64)) / (optimum - random_median)
     return regret
 
 
 def incumbents(observed: npt.ArrayLike, true: npt.ArrayLike) -> Floats:
-    """Return the true value of the incumbent after each evaluation: the best by the observed values so far.
+    """Return the true value of the incumbent after each evaluation: the student with the highest observed value so far.
 
-    Of equals the earliest stays. A value that is not finite (a failure) is never best. Without an incumbent it is NaN.
+    Among equal ones, the earliest is kept. Values that are not finite (failures) are ignored. Without incumbent it is
+    NaN.
 
     Args:
         observed: Observed values; higher is better, ``(..., n)``.
@@ -57,7 +58,7 @@ def incumbents(observed: npt.ArrayLike, true: npt.ArrayLike) -> Floats:
 
 
 def performance_profile(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> Floats:
-    """Return the share of the runs with a score at or below each threshold, the mean over tasks, ``(thresholds,)``."""
+    """Return the share of runs with a score at or below each threshold, averaged over tasks, ``(thresholds,)``."""
     array = checked_scores(scores)
     below = array[..., None] <= checked_axis(thresholds, "thresholds")
     share: Floats = below.mean(axis=(0, 1))
@@ -82,14 +83,14 @@ def profile_band(
 
 
 def area_under_curve(curves: npt.ArrayLike) -> Floats:
-    """Return the anytime score of searches: the mean of their scores over all evaluations.
+    """Return the anytime score of searches: the mean score over all evaluations.
 
     Args:
-        curves: Score after each evaluation, ``(..., n)``, such as the regret of :func:`incumbents`; finite: an agent
-            that has found nothing yet has the worst score.
+        curves: Score after each evaluation, ``(..., n)``, such as the regret of :func:`incumbents`. It must be finite,
+            so use the worst score before the first success.
 
     Returns:
-        float64 ``(...)``; lower is better if it is for the scores.
+        float64 ``(...)``; lower is better if lower scores are better.
 
     Raises:
         KDNASError: If curves are empty or not all finite.
@@ -104,12 +105,12 @@ def hitting_times(curves: npt.ArrayLike, target: float) -> tuple[npt.NDArray[np.
     """Return the number of evaluations after which the incumbent reaches a target.
 
     Args:
-        curves: True value of the incumbent after each evaluation, ``(..., n)``; NaN where there is none.
+        curves: True value of the incumbent after each evaluation, ``(..., n)``; NaN without an incumbent.
         target: The value to reach.
 
     Returns:
-        Evaluations, from 1, int64 ``(...)``, n if the target is never reached; and whether it is never reached (the run
-        is censored), bool.
+        Number of evaluations, from 1, int64 ``(...)``, n if the target is never reached; and whether it is never
+        reached (the run is censored), bool.
 
     Raises:
         KDNASError: If curves have no evaluations, or the target is NaN.
@@ -118,7 +119,7 @@ def hitting_times(curves: npt.ArrayLike, target: float) -> tuple[npt.NDArray[np.
     if not array.ndim or not array.shape[-1]:
         raise KDNASError(f"curves have shape {array.shape}; expected (..., n) of one evaluation or more")
     if np.isnan(target):
-        raise KDNASError("target is NaN; expected the value that an incumbent has to be worth")
+        raise KDNASError("target is NaN; expected the value that an incumbent has to reach")
     reached = array >= target
     hit: Bools = np.asarray(reached.any(axis=-1))
     times = np.where(hit, reached.argmax(axis=-1) + 1, reached.shape[-1])
@@ -128,7 +129,7 @@ def hitting_times(curves: npt.ArrayLike, target: float) -> tuple[npt.NDArray[np.
 def ecdf(times: npt.ArrayLike, censored: npt.ArrayLike, grid: npt.ArrayLike) -> Floats:
     """Return the share of the runs that reached a target by each number of evaluations, float64 ``(grid,)``.
 
-    All runs have the same budget, so that a censored run is one that did not reach the target.
+    All runs must have the same budget, so a censored run is one that did not reach the target.
     """
     reached, missed = np.asarray(times, dtype=np.float64), np.asarray(censored, dtype=np.bool_)
     if reached.shape != missed.shape or not reached.size:

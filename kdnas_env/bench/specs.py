@@ -1,4 +1,4 @@
-"""Agents of a race with their settings, as one word of a command line."""
+"""Agents of a race with their settings, in one command-line argument."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AgentSpec:
         settings: Hyper-parameters that differ from the defaults: plain data.
 
     Raises:
-        KDNASError: If the name or a setting cannot be written in one word.
+        KDNASError: If the name or a setting cannot be written in this form.
     """
 
     name: str
@@ -29,7 +29,7 @@ class AgentSpec:
 
     @classmethod
     def parse(cls, text: str) -> AgentSpec:
-        """Read ``optuna:sampler=gp``; :func:`str` writes it.
+        """Parse a text such as ``optuna:sampler=gp``; ``str`` is the inverse.
 
         Raises:
             KDNASError: If it is malformed.

@@ -1,4 +1,4 @@
-"""What the rewards of a task are made of, and how those of two tasks differ."""
+"""Structure of the rewards of a task, and the similarity of two tasks."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.statistics import kendall_tau, top_threshold
 
 TOP_SHARE = 0.01
-"""Share of the points that count as the best when two tasks are compared."""
+"""Share of points that count as the best in a comparison of two tasks."""
 
 MOST_PARAMETERS = 1_500
-"""Models of more parameters are not fitted: it would take more than seconds."""
+"""Maximum number of parameters of a fitted model, so that it takes at most seconds."""
 
 _POINTS_A_PARAMETER = 2
-"""With fewer points than that a model explains them by heart."""
+"""Minimum number of points per parameter, so that a model cannot memorise them."""
 
 
 def explained_variance(actions: Ints, rewards: Floats, nvec: Ints) -> dict[str, float | None]:
-    """Return how much of the variance of the logarithm of the reward simple models explain: adjusted R2.
+    """Return the share of the variance of the log reward that simple models explain, as adjusted R2.
 
-    The logarithm makes a sum of a product, as of quality and latency in the reward of KD-NAS.
+    The logarithm turns a product, such as the KD-NAS reward of quality and latency, into a sum.
 
     Args:
         actions: Points, int64 of shape ``(n, dims)``.
-        rewards: Their rewards, float64 of shape ``(n,)``; those that are not positive, of failures, are left out.
-        nvec: Choices per dimension, int64 of shape ``(dims,)``; those of a wide one
-            (:mod:`kdnas_env.core.wide_dimensions`) count by section.
+        rewards: Their rewards, float64 of shape ``(n,)``; values that are not positive (failures) are left out.
+        nvec: Number of choices per dimension, int64 of shape ``(dims,)``; wide dimensions
+            (:mod:`kdnas_env.core.wide_dimensions`) are counted by section.
 
     Returns:
-        ``additive``: of a sum over dimensions with a parameter a choice. ``pairwise``: of a sum over pairs of
-        dimensions with a parameter a pair of choices. None where the rewards do not differ, or a model has too many
-        parameters: more than half as many free ones as there are points, or than :data:`MOST_PARAMETERS`.
+        ``additive``: for a sum over dimensions with one parameter per choice. ``pairwise``: for a sum over pairs of
+        dimensions with one parameter per pair of choices. None if all rewards are equal or the model is too large: more
+        free parameters than half the number of points, or more parameters than :data:`MOST_PARAMETERS`.
     """
     there = rewards > 0
     points, values = coarse(actions[there], nvec), np.log(rewards[there])
@@ -55,7 +55,7 @@ def _adjusted_r2(points: Ints, values: Floats, groups: Sequence[tuple[int, ...]]
     if not 0 < parameters <= MOST_PARAMETERS or np.ptp(values) == 0:
         return None
     features = np.concatenate([np.eye(code.max() + 1)[code] for code in codes], axis=1)
-    # By QR, several times as fast as by singular values. Features depend on each other, which rounding must not hide.
+    # QR is several times as fast as SVD. ``cond`` detects the linear dependence of the features despite rounding.
     weights, _, rank, _ = lstsq(features, values, cond=1e-9, lapack_driver="gelsy")
     if rank * _POINTS_A_PARAMETER > len(values):
         return None
@@ -64,15 +64,15 @@ def _adjusted_r2(points: Ints, values: Floats, groups: Sequence[tuple[int, ...]]
 
 
 def describe_rewards(truth: Truth) -> dict[str, Any]:
-    """Return what the rewards of a task are like.
+    """Return statistics of the rewards of a task.
 
     Args:
-        truth: The task; of a surrogate maybe a sample (:meth:`kdnas_env.bench.truth.Truth.sampled`).
+        truth: The truth of the task; for a surrogate, it may be a sample (:meth:`kdnas_env.bench.truth.Truth.sampled`).
 
     Returns:
-        ``points``, those that keep the limits; ``feasible``, their share, or None without limits; ``deviation`` of one
-        student's reward between seeds; ``near_best``, the share of the points within it of the best; and ``r2``; see
-        :func:`explained_variance`.
+        ``points``, the number of points that keep the limits; ``feasible``, their share, or None without limits;
+        ``deviation`` of a student's reward between seeds; ``near_best``, the share of points within one deviation of
+        the best; and ``r2``; see :func:`explained_variance`.
     """
     points = len(truth.index)
     return {
@@ -85,7 +85,7 @@ def describe_rewards(truth: Truth) -> dict[str, Any]:
 
 
 def reward_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Lay out what rewards are like in rows of text: what it is, and how much."""
+    """Yield the statistics of rewards as rows of text: name and value."""
     yield "points", str(report["points"])
     if report["feasible"] is not None:
         yield "points that keep the limits", f"{report['feasible']:.1%}"
@@ -96,16 +96,16 @@ def reward_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def compare_tasks(first: Truth, other: Truth) -> dict[str, Any]:
-    """Return how alike two tasks of one space are, over the points that both have.
+    """Return the similarity of two tasks of the same space, over their common points.
 
     Args:
         first: A task.
         other: Another one.
 
     Returns:
-        ``tasks``, their names; ``points`` that both have; ``tau``: Kendall's tau-b of the rewards; ``top_overlap``:
-        which share of the best 1 % of one is among the best 1 % of the other; ``first_optimum`` and
-        ``other_optimum``: the rank of the best point of the one in the other, from 1.
+        ``tasks``, their names; ``points``, the number of common points; ``tau``: Kendall's tau-b of the rewards;
+        ``top_overlap``: share of the best 1 % of one task that is among the best 1 % of the other; ``first_optimum``
+        and ``other_optimum``: the rank of each task's best point in the other task, from 1.
 
     Raises:
         KDNASError: If the tasks are of different spaces, or have fewer than two points in common.
@@ -130,7 +130,7 @@ def compare_tasks(first: Truth, other: Truth) -> dict[str, Any]:
 
 
 def comparison_rows(comparison: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Lay a comparison out in rows of text: what it is, and how much."""
+    """Yield a comparison as rows of text: name and value."""
     yield "points that both have", str(comparison["points"])
     yield "Kendall's tau of the rewards", f"{comparison['tau']:.3f}"
     yield "overlap of the best 1 percent", f"{comparison['top_overlap']:.0%}"

@@ -1,4 +1,4 @@
-"""Who won a race, by how much, and how sure that is: as plain data, and as a LaTeX table."""
+"""Summary of a race, with uncertainty: as plain data, and as a LaTeX table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from kdnas_env.support.statistics import improvement_interval, iqm, probability_
 SCHEMA_VERSION = 2
 
 ALL = "all"
-"""Name of the view of all tasks, where there are several."""
+"""Name of the view of all tasks, if there are several."""
 
 THRESHOLDS = np.linspace(0, 2, 81).round(3)
 """Normalised regrets of the performance profile."""
@@ -61,23 +61,24 @@ def summarise(
     seed: int = 0,
     submitted: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Say everything that there is to say of a race.
+    """Return all results of a race.
 
     Scores are normalised regrets; see :attr:`kdnas_env.bench.curves.Runs.regrets`. An estimate is a mapping of
-    ``value``, ``low`` and ``high``, the ends of its 95 % interval by a bootstrap over seeds within every task.
+    ``value``, ``low`` and ``high``; the latter are the ends of its 95 % interval, by a bootstrap over seeds within each
+    task.
 
     Args:
         runs: The race.
-        reference: Agent that the others are tested against; None: ``random`` if it is there, else the first.
+        reference: Agent that the others are compared with; None for ``random`` if present, else the first.
         repetitions: Bootstrap repetitions.
         seed: Seed of the bootstrap.
-        submitted: What is known of the agents that others have submitted, by name, as plain data.
+        submitted: Facts on submitted agents, by name, as plain data.
 
     Returns:
-        ``schema_version``, ``agents``, ``tasks`` (what is true of each), ``seeds``, ``budget``, ``unit``, ``workers``,
-        ``reference``, ``submitted``, ``confidence``, ``repetitions``, ``timing`` (see :func:`_timing`), ``spent`` (the
-        axis of all curves), ``thresholds`` (that of the profiles) and ``views``: of all tasks, if there are several,
-        and of each; see :func:`_view`.
+        ``schema_version``, ``agents``, ``tasks`` (facts on each), ``seeds``, ``budget``, ``unit``, ``workers``,
+        ``reference``, ``submitted``, ``confidence``, ``repetitions``, ``timing`` (see :func:`_timing`), ``spent`` (axis
+        of the curves), ``thresholds`` (axis of the profiles) and ``views``: of all tasks, if there are several, and of
+        each task; see :func:`_view`.
 
     Raises:
         KDNASError: If the reference is not in the race, or random search finds an optimum within the budget.
@@ -114,10 +115,10 @@ def _title(name: str, part: Runs) -> str:
 
 
 def _timing(runs: Runs, agents: Sequence[str]) -> dict[str, float | None]:
-    """Return whose the time of the searches was: those that were run here, since other machines have other clocks.
+    """Return the time of the searches that were run here, because times on other machines are not comparable.
 
-    ``agent_seconds`` are the agents' processor time, ``wall_seconds`` those of the searches one after another, and
-    ``share`` is the former's part in the latter; the rest is the table's answers and their record.
+    ``agent_seconds`` is the agents' total processor time, ``wall_seconds`` the total duration of the searches, and
+    ``share`` the ratio of the two; the rest is spent on look-ups in tables and on recording.
     """
     searches = [search for agent in agents for row in runs.of_agent(agent) for search in row]
     taken = float(sum(search.agent_total for search in searches))
@@ -126,7 +127,7 @@ def _timing(runs: Runs, agents: Sequence[str]) -> dict[str, float | None]:
 
 
 def _task(truth: Truth, runs: Runs) -> dict[str, Any]:
-    """Return what is true of a task."""
+    """Return facts on a task."""
     affordable = truth.affordable(runs.budget)
     return {
         "name": str(truth.task),
@@ -148,12 +149,12 @@ def _task(truth: Truth, runs: Runs) -> dict[str, Any]:
 
 
 def _view(runs: Runs, reference: str, repetitions: int, seed: int) -> dict[str, Any]:
-    """Return what is seen of one task or of all.
+    """Return the results on one task or on all tasks.
 
-    These are the number of ``tasks``, the ``agents`` (see :func:`_agent`), the ``improvement`` of each over each, the
-    regret of ``random`` search's exact median along ``spent``, the axis ``seconds`` of the curves over simulated time,
-    and with five tasks or more, otherwise None, the ``critical_difference`` of mean ranks and, of three agents or more,
-    what ``friedman`` tests (``chi_squared``, ``f``: None if it is infinite, ``p``).
+    These are the number of ``tasks``, the ``agents`` (see :func:`_agent`), the probability of ``improvement`` of each
+    agent over each other, the regret of ``random`` search's exact median along ``spent``, and ``seconds``, the axis of
+    the curves over simulated time. With five tasks or more (else None), also the ``critical_difference`` of mean ranks
+    and, for three agents or more, the ``friedman`` test (``chi_squared``, ``f``: None if it is infinite, ``p``).
     """
     final = runs.final
     ranks = mean_ranks(final)
@@ -185,21 +186,22 @@ def _friedman(final: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float |
 
 
 def _agent(runs: Runs, agent: str, repetitions: int, seed: int) -> dict[str, Any]:
-    """Return what there is to say of an agent, beside others.
+    """Return the results of an agent.
 
-    ``final`` and ``area`` (mean along the budget) are estimates of the regret, ``median`` is of the final one,
-    ``curve`` an estimate by point of ``spent``, ``seconds_curve`` a number by point of ``seconds``, ``profile`` an
-    estimate of the share by threshold. ``targets`` have the ``reached`` share of the searches, the ``median`` spent
-    (None: most did not), how many are ``censored``, and an ``ecdf`` by point of ``spent``. Of the hypervolume there is
-    the final estimate and a ``curve``. Per search are ``evaluations``, ``duplicates``, ``invalid``, ``infeasible``,
-    ``failed`` (evaluations) and ``simulated_seconds`` (median); ``agent_ms`` per decision is the median over searches,
-    ``agent_seconds`` and ``wall_seconds`` are those of all searches together; ``gap`` is the mean of the observed minus
-    the true reward of the final incumbent; ``failures`` are searches that ended with an error.
+    ``final`` and ``area`` (mean along the budget) are estimates of the regret, ``median`` is the median of the final
+    regret. ``curve`` is an estimate per point of ``spent``, ``seconds_curve`` a number per point of ``seconds``,
+    ``profile`` an estimate of the share per threshold. ``targets`` have the ``reached`` share of searches, the
+    ``median`` spent budget (None if most did not reach it), the number ``censored``, and an ``ecdf`` per point of
+    ``spent``. ``hypervolume`` has the final estimate and a ``curve``. Means per search are ``evaluations``,
+    ``duplicates``, ``invalid``, ``infeasible`` and ``failed`` (evaluations); ``simulated_seconds`` is a median.
+    ``agent_ms`` is the median over searches of the time per decision; ``agent_seconds`` and ``wall_seconds`` are totals
+    of all searches. ``gap`` is the mean of observed minus true reward of the final incumbent. ``failures`` is the
+    number of searches that ended with an error.
     """
     regrets, final = runs.regrets[agent], runs.final[agent]
     searches = [search for row in runs.of_agent(agent) for search in row]
     volumes = runs.volumes(agent)
-    # The same draws for all agents, which share the noise of a seed.
+    # All agents use the same resamples, because they share the noise of a seed.
     below, above = profile_band(
         final, THRESHOLDS, np.random.default_rng(seed), repetitions=repetitions, confidence=CONFIDENCE
     )
@@ -242,7 +244,7 @@ def _agent(runs: Runs, agent: str, repetitions: int, seed: int) -> dict[str, Any
 
 
 def _improvements(runs: Runs, repetitions: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Return how likely the agent of the row has less regret than that of the column."""
+    """Return the probability that the agent of the row has less regret than the agent of the column."""
     improvements: dict[str, dict[str, dict[str, float]]] = {agent: {} for agent in runs.agents}
     for place, x in enumerate(runs.agents):
         for y in runs.agents[place + 1 :]:
@@ -260,13 +262,13 @@ def _improvements(runs: Runs, repetitions: int, seed: int) -> dict[str, dict[str
 
 
 def target_found(runs: Runs, agent: str, share: float) -> dict[str, Any]:
-    """Return how an agent finds a target: ``reached``, ``median``, ``censored`` and ``ecdf``.
+    """Return statistics on reaching a target: ``reached``, ``median``, ``censored`` and ``ecdf``.
 
-    A search has found it once its best student by the rewards that it saw is truly among the best share of all, or of
-    the share 0 ties with the optimum. It counts as found if noise later makes another look better.
+    A search has reached the target once its incumbent, chosen by observed rewards, is truly among the best share of
+    students (for share 0: tied with the optimum). It still counts if noise later makes another student the incumbent.
     """
     spent, censored = runs.hits(agent, share)
-    # Where more than half never arrive, neither does the median.
+    # If more than half of the searches never reach the target, the median is infinite.
     median = float(np.median(np.where(censored, np.inf, spent)))
     return {
         "reached": float(1 - censored.mean()),
@@ -289,7 +291,7 @@ def _mean(values: Sequence[Any]) -> float | None:
 
 
 def standings_tex(summary: Mapping[str, Any], view: Mapping[str, Any]) -> str:
-    r"""Return the agents of a view, the least regret first, as a ``table`` that needs the package ``booktabs``.
+    r"""Return the agents of a view, lowest regret first, as a LaTeX ``table`` that needs the package ``booktabs``.
 
     Args:
         summary: A summary of :func:`summarise`.
@@ -339,5 +341,5 @@ def _tex_row(name: str, agent: Mapping[str, Any], wins: Mapping[str, float] | No
 
 
 def _escaped(text: str) -> str:
-    """Return a text that LaTeX prints as it is, on one line."""
+    """Return a text escaped for LaTeX, on one line."""
     return "".join(_SPECIAL.get(letter, letter) for letter in " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""What one search did, evaluation by evaluation, and many of them in one parquet file."""
+"""Record of a search, evaluation by evaluation, and storage of many records in a Parquet file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLUMNS: dict[str, Any] = {
     "finish": np.float64,
     "agent_seconds": np.float64,
 }
-"""Columns of a trajectory, one value an evaluation, and their dtypes."""
+"""Columns of a trajectory, with one value per evaluation, and their dtypes."""
 
 _RUN = ("agent", "task", "seed", "budget", "unit", "workers", "error", "agent_total", "wall_seconds")
 _MEASURED = ("agent_seconds", "agent_total", "wall_seconds")
@@ -43,31 +43,32 @@ _KEY = b"kdnas"
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """One search, in the order in which its results became known.
+    """A search, in the order in which its results became known.
 
-    Two are equal if all is but what was measured: ``agent_seconds``, ``agent_total`` and ``wall_seconds``.
+    Two trajectories are equal if they agree in everything except ``agent_seconds``, ``agent_total`` and
+    ``wall_seconds``.
 
     Attributes:
-        agent: The agent with its settings, as :class:`~kdnas_env.bench.specs.AgentSpec` writes it.
-        task: The task, as :class:`~kdnas_env.envs.task.Task` writes it.
-        seed: Seed of the run: of the agent, and of the noise of the evaluations.
-        budget: What the search could spend.
-        unit: In what, one of :data:`kdnas_env.envs.budget.UNITS`.
-        workers: Evaluations at a time.
+        agent: The agent with its settings, as formatted by :class:`~kdnas_env.bench.specs.AgentSpec`.
+        task: The task, as formatted by :class:`~kdnas_env.envs.task.Task`.
+        seed: Seed of the run, for the agent and for the noise of the evaluations.
+        budget: Budget of the search.
+        unit: Unit of the budget, one of :data:`kdnas_env.envs.budget.UNITS`.
+        workers: Number of parallel evaluations.
         index: Flat index of the student in the space, int64.
         observed: Reward that the agent received, float64.
         true: Its reward by the mean over the table's seeds after the last epoch, float64.
-        status: How the evaluation ended, an index into :data:`kdnas_env.tables.table.STATUSES`, uint8.
-        duplicate: Whether the student had been answered before, bool.
+        status: Outcome of the evaluation, an index into :data:`kdnas_env.tables.table.STATUSES`, uint8.
+        duplicate: Whether the student was evaluated before, bool.
         counted: Whether it was charged to the budget, bool.
         epochs: Epochs of the evaluation, int64.
-        cost: What was spent so far, this evaluation included, in the unit of the budget, float64.
+        cost: Budget spent so far, including this evaluation, in the unit of the budget, float64.
         start: Simulated second at which the evaluation began, float64.
-        finish: At which it ended, float64.
-        agent_seconds: Processor time that the agent took to decide on it, in seconds, float64.
-        error: What the agent failed with, on one line; empty if it did not.
-        agent_total: Processor time of the agent in all, in seconds: what it took after its last evaluation as well.
-        wall_seconds: Seconds on the wall clock that the search took.
+        finish: Simulated second at which it ended, float64.
+        agent_seconds: Processor time of the agent's decision, in seconds, float64.
+        error: Error of the agent on one line; empty if there was none.
+        agent_total: Total processor time of the agent in seconds, including time after the last evaluation.
+        wall_seconds: Wall-clock seconds of the search.
     """
 
     agent: str
@@ -107,33 +108,33 @@ class Trajectory:
         if not isinstance(other, Trajectory):
             return NotImplemented
         names = [field.name for field in fields(self) if field.name not in _MEASURED]
-        return all(_alike(getattr(self, name), getattr(other, name)) for name in names)
+        return all(_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     __hash__ = None  # type: ignore[assignment]  # arrays can change
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What identifies it in a race: agent, task, seed."""
+        """Identity in a race: agent, task, seed."""
         return self.agent, self.task, self.seed
 
     @property
     def ok(self) -> npt.NDArray[np.bool_]:
-        """Which evaluations ended well, bool."""
+        """Which evaluations succeeded, bool."""
         return np.asarray(self.status == _OK)
 
     @property
     def invalid(self) -> npt.NDArray[np.bool_]:
-        """Which proposals cannot be built, bool."""
+        """Which proposals are invalid and cannot be built, bool."""
         return np.asarray(self.status == _INVALID)
 
     @property
     def infeasible(self) -> npt.NDArray[np.bool_]:
-        """Which proposals break a limit, bool: not distilled, or found out after it."""
+        """Which proposals break a limit, bool, before or after distillation."""
         return np.asarray(self.status == _INFEASIBLE)
 
     @classmethod
     def of_rows(cls, rows: Sequence[Mapping[str, Any]], **run: Any) -> Trajectory:
-        """Make one of rows with the keys of ``COLUMNS``."""
+        """Make a trajectory from rows with the keys of ``COLUMNS``."""
         columns: dict[str, Any] = {
             name: np.array([row[name] for row in rows], dtype=dtype) for name, dtype in COLUMNS.items()
         }
@@ -143,12 +144,12 @@ class Trajectory:
 def write_trajectories(
     path: str | os.PathLike[str], trajectories: Sequence[Trajectory], metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Write trajectories to one parquet file, a row an evaluation; whole or not at all.
+    """Write trajectories to one Parquet file, with one row per evaluation, completely or not at all.
 
     Args:
         path: The file.
-        trajectories: What to write.
-        metadata: Plain data to keep with them, such as checksums of tables and versions.
+        trajectories: The trajectories.
+        metadata: Plain data to store with them, such as checksums of tables and versions.
 
     Raises:
         RunError: If the file cannot be written.
@@ -171,7 +172,7 @@ def write_trajectories(
     for name, dtype in COLUMNS.items():
         parts = [getattr(trajectory, name) for trajectory in trajectories] or [np.empty(0, dtype=dtype)]
         columns[name] = arrow.array(np.concatenate(parts))
-    # Runs are listed beside the rows too: one may have no row.
+    # Searches are also listed in the metadata, because one without evaluations has no row.
     runs = [[*(getattr(trajectory, name) for name in _RUN), len(trajectory)] for trajectory in trajectories]
     record = {"schema_version": SCHEMA_VERSION, "runs": runs, "metadata": dict(metadata or {})}
     table = arrow.table(columns).replace_schema_metadata({_KEY: json.dumps(record).encode()})
@@ -180,13 +181,13 @@ def write_trajectories(
 
 
 def read_trajectories(path: str | os.PathLike[str]) -> tuple[list[Trajectory], dict[str, Any]]:
-    """Read what :func:`write_trajectories` wrote.
+    """Read a file of :func:`write_trajectories`.
 
     Returns:
         The trajectories, and the metadata.
 
     Raises:
-        RunError: If the file cannot be read, or is of a newer version.
+        RunError: If the file cannot be read, or has a newer version.
     """
     import pyarrow as arrow
     from pyarrow import parquet
@@ -230,7 +231,7 @@ def read_trajectories(path: str | os.PathLike[str]) -> tuple[list[Trajectory], d
 
 @dataclass(frozen=True)
 class _Run:
-    """What a file says of a search, beside its rows; to check its types."""
+    """Metadata of a search in a file, for checking types."""
 
     agent: str
     task: str
@@ -244,11 +245,11 @@ class _Run:
 
 
 def _trajectory(run: Sequence[Any], columns: dict[str, Any]) -> Trajectory:
-    # Version 1 has no times of whole searches.
+    # Version 1 has no total times.
     recorded = dict(zip(_RUN, run, strict=False))
     checked = restore(_Run, recorded)
     if checked.seed < 0 or checked.workers < 1 or checked.budget <= 0:
-        raise ValueError(f"a run has a seed, workers or a budget that cannot be: {shown(recorded)}")
+        raise ValueError(f"a run has an impossible seed, number of workers or budget: {shown(recorded)}")
     return Trajectory(**recorded, **columns)
 
 
@@ -258,7 +259,7 @@ def _length(value: Any) -> int:
     return value
 
 
-def _alike(first: Any, other: Any) -> bool:
+def _equal(first: Any, other: Any) -> bool:
     if isinstance(first, np.ndarray):
         return bool(np.array_equal(first, other, equal_nan=first.dtype.kind == "f"))
     return bool(first == other)

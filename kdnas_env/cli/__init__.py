@@ -1,4 +1,4 @@
-"""The ``kdnas`` command line: one module a command."""
+"""The ``kdnas`` command line: one module per command."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: What follows ``kdnas``; None for those of this process.
+        arguments: The arguments after ``kdnas``; None for those of this process.
 
     Returns:
-        The exit status: 0 if all went well, 1 if what was asked for was done and came to nothing (no student, no score
-        of the model) or found something wrong, 2 for bad input, 130 after Ctrl-C.
+        The exit status: 0 for success; 1 if the command ran but had no result (no student, no score of the model) or
+        found a fault; 2 for bad input; 130 after Ctrl-C.
     """
     import atexit
     import gc
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from kdnas_env.pipeline.work import Interrupted
     from kdnas_env.support.child_processes import is_main_process
 
-    # Without this, Python collects the modules of PyTorch object by object as it ends, which takes over a second.
+    # Without this, Python collects PyTorch's modules object by object at exit, which takes more than a second.
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
     arguments = sys.argv[1:] if arguments is None else list(arguments)

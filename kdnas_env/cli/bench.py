@@ -1,4 +1,4 @@
-"""``kdnas bench``: agents against each other on tables, and agents whose searches others need not run again."""
+"""``kdnas bench``: races of agents on tables, and submissions of agents' searches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MOST_FAULTS = 10
 
 
 def run_bench(options: BenchOptions) -> int:
-    """Race, and say who won; the exit status of the command."""
+    """Run a race, and print the standings; return the exit status."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
         results = race(options, progress=progress)
@@ -39,7 +39,7 @@ def run_bench(options: BenchOptions) -> int:
 
 
 def standings(results: RaceResults) -> Iterator[Table]:
-    """Yield the agents of each view, the least regret first: their regret, and what else they did; 80 columns do."""
+    """Yield two tables of agents per view, lowest regret first: regret, and further figures; both fit 80 columns."""
     summary = results.summary
     for place, view in enumerate(summary["views"]):
         regret = grid(
@@ -103,14 +103,14 @@ def _say_more(console: SafeConsole, results: RaceResults) -> None:
 
 
 def run_submit(options: SubmitOptions) -> int:
-    """Write a submission; the exit status of the command."""
+    """Write a submission; return the exit status."""
     written = submit_searches(options)
     SafeConsole().say(f"{written.searches} searches, {written.evaluations} evaluations: {options.to}")
     return 0
 
 
 def run_export(options: BenchExportOptions) -> int:
-    """Write the searches of a race for another library; the exit status of the command."""
+    """Write the searches of a race for another library; return the exit status."""
     written = export_searches(options)
     SafeConsole().say(
         f"{written.searches} searches, {written.evaluations} evaluations; load them with "
@@ -120,7 +120,7 @@ def run_export(options: BenchExportOptions) -> int:
 
 
 def run_train(options: TrainOptions) -> int:
-    """Train a controller across tasks; the exit status of the command."""
+    """Train a controller across tasks; return the exit status."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
         trained = train_controller(options, progress=progress)
@@ -132,7 +132,7 @@ def run_train(options: TrainOptions) -> int:
 
 
 def run_verify(options: VerifyOptions) -> int:
-    """Check a submission; the exit status of the command: 1 if something in it does not replay."""
+    """Verify a submission; return the exit status: 1 if its replay fails."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
         verdict = verify_submission(options, progress=progress)
@@ -143,7 +143,7 @@ def run_verify(options: VerifyOptions) -> int:
     tasks = ", ".join(verdict.tasks)
     checked = f"{verdict.evaluations} evaluations of {verdict.agent}, {verdict.seeds} seeds of {tasks}"
     if verdict.holds:
-        console.say(f"all of it replays: {checked}")
+        console.say(f"the whole submission replays: {checked}")
     else:
-        console.say(f"it does not hold: {checked}", "bad")
+        console.say(f"the submission is not correct: {checked}", "bad")
     return 0 if verdict.holds else 1

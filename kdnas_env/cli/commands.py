@@ -61,9 +61,9 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "agents": (AgentsOptions, "kdnas_env.cli.installed:run_agents"),
     "doctor": (DoctorOptions, "kdnas_env.cli.installed:run_doctor"),
 }
-"""Options of every command, and the function that runs it. It is imported when the command runs, since most are heavy.
+"""Options of each command, and the function that runs it, imported only then, because most imports are slow.
 
-Commands of two words are grouped by the first."""
+Commands of two words are grouped by the first word."""
 
 _GROUPS = {
     "table": "Tables of evaluations: build them, and see what they hold.",
@@ -88,7 +88,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
         SystemExit: If the arguments are malformed, or ask for help.
     """
     arguments = _spelled_out(arguments)
-    kind, words = _asked(arguments)
+    kind, words = _command_options(arguments)
     check_given_once(kind, words)
     with naming_flags(kind, given=arguments):
         # With this default, a model is recognised after the values of a list.
@@ -108,7 +108,7 @@ def parse_words(arguments: Sequence[str]) -> Any:
     return _parse(_spelled_out(arguments))
 
 
-def _asked(arguments: Sequence[str]) -> tuple[type[Any], Sequence[str]]:
+def _command_options(arguments: Sequence[str]) -> tuple[type[Any], Sequence[str]]:
     """Return the options of the command, and the words after it; without a command, the options of a run."""
     name = _named(arguments)
     return (PipelineOptions, arguments) if name is None else (COMMANDS[name][0], arguments[len(name.split()) :])
@@ -128,7 +128,7 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
     for place in reversed(range(len(whole))):
         if whole[place] in _RAY and (place + 1 == len(whole) or whole[place + 1].startswith("--")):
             whole.insert(place + 1, "auto")
-    kind, words = _asked(whole)
+    kind, words = _command_options(whole)
     return [*whole[: len(whole) - len(words)], *(_in_full(kind, word) for word in words)]
 
 
@@ -163,7 +163,7 @@ def _parse(arguments: Sequence[str], defaults: Any = None) -> Any:
                     args=["--help" if word == HELP_ALL else word for word in arguments],
                 )
             # Only this command, so that no message names flags of other commands.
-            kind, words = _asked(arguments)
+            kind, words = _command_options(arguments)
             if asks_for_help(words):
                 print_help(name, kind, words)
             default = {"default": defaults} if type(defaults) is kind else {}
@@ -175,7 +175,7 @@ def _parse(arguments: Sequence[str], defaults: Any = None) -> Any:
         refused = _refused(ended)
         if refused is not None:
             raise refused from None
-        lost = swallowed(*_asked(arguments)) if ended.code and "--resume" not in arguments else None
+        lost = swallowed(*_command_options(arguments)) if ended.code and "--resume" not in arguments else None
         if lost is not None:
             raise KDNASError(lost) from None
         sys.stderr.write(complaint.getvalue())

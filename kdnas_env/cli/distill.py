@@ -1,4 +1,4 @@
-"""``kdnas distill``: what it prints."""
+"""``kdnas distill``: its output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdnas_env.support.child_processes import is_main_process
 
 
 def run_distill(options: DistillOptions) -> int:
-    """Distil, and say where the students are; the exit status of the command.
+    """Distil, and print the students; return the exit status.
 
     Raises:
         KDNASError: For bad input.
@@ -25,7 +25,7 @@ def run_distill(options: DistillOptions) -> int:
 
 
 def print_distilled(console: SafeConsole, run: DistillRun) -> None:
-    """Print what a distillation made of the students."""
+    """Print the results of a distillation."""
     if run.students:
         _print_students(console, run)
     if run.classifiers:
@@ -58,7 +58,7 @@ def _print_students(console: SafeConsole, run: DistillRun) -> None:
 
 
 def _print_classifiers(console: SafeConsole, run: DistillRun) -> None:
-    """Print how well students do on the task, beside its teacher."""
+    """Print the scores of students on the task, with its teacher's."""
     columns = ("score", "95 % interval", "teacher", "minutes")
     table = grid(
         "", *columns, left=["metric, split"], title=f"Students of the task {run.classifiers[0].record.task['name']}"
@@ -82,7 +82,7 @@ def _print_classifiers(console: SafeConsole, run: DistillRun) -> None:
 
 
 def _print_embedders(console: SafeConsole, run: DistillRun) -> None:
-    """Print how far the vectors of students can stand in for the teacher's."""
+    """Print how well the vectors of students can replace the teacher's."""
     columns = ("Spearman", "95 % interval", "before", "shared", "in index", "minutes")
     texts = run.embedders[0].record.score.texts
     caption = f"before: Spearman's correlation of the head in closed form\n{NEIGHBOURS}"

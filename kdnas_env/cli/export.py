@@ -1,4 +1,4 @@
-"""``kdnas export``: from a student's folder to one that others can use."""
+"""``kdnas export``: export a student to a folder for use elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kdnas_env.support.progress import TaskProgress
 
 
 def run_export(options: ExportOptions) -> int:
-    """Export, say how good and how fast it is and where it lies; the exit status of the command."""
+    """Export, and print checks, latencies and the folder; return the exit status."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
         report = export(options, progress=progress)
@@ -18,7 +18,7 @@ def run_export(options: ExportOptions) -> int:
 
 
 def print_report(console: SafeConsole, report: ExportReport) -> None:
-    """Print files and checks, what int8 costs, how graphs decide, and the latencies."""
+    """Print files and checks, the loss of accuracy by int8, the agreement of decisions, and the latencies."""
     files = grid("file", "MB", "largest error", "allowed", title="Files")
     for row in report.table():
         errors = ("", "") if row["tolerance"] is None else (f"{row['max_abs_error']:.2g}", f"{row['tolerance']:g}")

@@ -73,7 +73,7 @@ class FlagProgress(TaskProgress):
     """Shows progress, with flags in place of the names of arguments.
 
     Args:
-        console: Where it is shown.
+        console: Console to print on.
         options: Options of the command.
     """
 
@@ -82,7 +82,7 @@ class FlagProgress(TaskProgress):
         self._kind = type(options)
 
     def say(self, text: str, tone: Tone = "plain") -> None:
-        """Print a line above the bar."""
+        """Print a line above the progress bar."""
         super().say(typed(text, self._kind, _GROUPS[CorpusError]) if "`" in text else text, tone)
 
 
@@ -94,7 +94,7 @@ def typed(
     *,
     whole: type[Any] | None = None,
 ) -> str:
-    """Return a message with flags in place of the names of arguments; quoted text stays.
+    """Return a message with flags in place of the names of arguments; quoted text is unchanged.
 
     A word between backquotes counts as a name, with or without a value after an equals sign. Elsewhere, a word with
     underscores counts as a name, and a single word does at the start of the message or before an equals sign. A call of

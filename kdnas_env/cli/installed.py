@@ -1,4 +1,4 @@
-"""``kdnas agents`` and ``kdnas doctor``: what is installed."""
+"""``kdnas agents`` and ``kdnas doctor``: information on the installation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MARKS: dict[State, str] = {
 
 
 def run_agents(options: AgentsOptions) -> int:
-    """Print the table of agents, or the settings of one; the exit status of the command."""
+    """Print the table of agents, or the settings of one; return the exit status."""
     console, table = SafeConsole(), Table(box=None, pad_edge=False)
     if options.name is None:
         headings, *rows = capability_rows(agent_names())
@@ -47,7 +47,7 @@ def run_agents(options: AgentsOptions) -> int:
 
 
 def run_doctor(options: DoctorOptions) -> int:
-    """Print all findings; the exit status of the command: 1 if something that is needed is broken."""
+    """Print all findings; return the exit status: 1 if a required part is broken."""
     console = SafeConsole(soft_wrap=True)
     diagnosis = diagnose(options.cache_dir)
     for finding in diagnosis.findings:

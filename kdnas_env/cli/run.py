@@ -1,4 +1,4 @@
-"""``kdnas run``: what it prints."""
+"""``kdnas run``: its output."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from kdnas_env.searching.run_folder import REPORT
 
 
 def run_all(options: PipelineOptions) -> int:
-    """Do the stages that are wanted and not done, and say what came of each; the exit status of the command.
+    """Run the missing stages, and print the result of each; return the exit status.
 
     Raises:
-        KDNASError: For bad input. What earlier stages finished is kept.
+        KDNASError: For bad input. Results of earlier stages are kept.
     """
     console = SafeConsole()
     with FlagProgress(console, options) as progress:
@@ -66,7 +66,7 @@ def _came_to_nothing(result: Result) -> bool:
 
 
 def _lines(candidate: Candidate) -> Table:
-    """Return what was asked for and what was measured of a candidate, and the scores of which a share is kept."""
+    """Return the requested limits with the measured values of a candidate, and its scores with the teacher's."""
     title = f"\nCandidate {candidate.place}: {candidate.config}"
     lines = grid("", *HEADINGS, title=title, caption=candidate.measured.conditions)
     for line in candidate.lines:
@@ -77,7 +77,7 @@ def _lines(candidate: Candidate) -> Table:
 
 
 def print_candidates(console: SafeConsole, done: PipelineRun) -> None:
-    """Print which candidate is what was asked for, and where it lies."""
+    """Print which candidate meets the limits, and its files."""
     best, product = done.best, product_of(done.options.task)
     assert product is not None
     if best is not None:
@@ -112,7 +112,7 @@ def print_candidates(console: SafeConsole, done: PipelineRun) -> None:
 
 
 def print_summary(console: SafeConsole, done: PipelineRun) -> None:
-    """Print what a run made."""
+    """Print a summary of the results of a run."""
     tasks, students = done.summary["tasks"], done.summary["students"]
     scored = tasks[0] if len(tasks) == 1 else f"average of {len(tasks)} tasks"
     caption = f"score: {scored}, %; kept: share of the teacher's score" if tasks else None

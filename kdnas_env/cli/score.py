@@ -1,4 +1,4 @@
-"""``kdnas score``: how well a student does on tasks, beside whatever tells what that is worth."""
+"""``kdnas score``: scores of a student on tasks, compared with its teacher and baselines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TASKS_BESIDE = 2
 
 
 def run_score(options: ScoreOptions) -> int:
-    """Score a model and what it is compared with; the exit status of the command: 1 if the model has no score."""
+    """Score a model and its comparisons; return the exit status: 1 if the model has no score."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
         scores = score(options, progress=progress)
@@ -33,10 +33,10 @@ def run_score(options: ScoreOptions) -> int:
 
 
 def print_scores(console: SafeConsole, scores: Scores) -> None:
-    """Print the table of a comparison, and where its files are."""
+    """Print the table of a comparison, and the paths of its files."""
     seeds = f"{scores.seeds} seed{'s' if scores.seeds > 1 else ''}"
     average = ("average",) if len(scores.tasks) > 1 else ()
-    # Many tasks have a table of their own: both fit into 80 columns.
+    # For many tasks, a second table shows the single tasks, so that both fit into 80 columns.
     beside = scores.tasks if len(scores.tasks) <= _TASKS_BESIDE else ()
     kept = any(row.average is not None and row.average.kept is not None for row in scores.rows)
     table = grid(
@@ -76,7 +76,7 @@ def print_scores(console: SafeConsole, scores: Scores) -> None:
 
 
 def print_vectors(console: SafeConsole, scores: Scores) -> None:
-    """Print how far the vectors of embedding students can stand in for the teacher's, and where the files are."""
+    """Print how well the vectors of embedding students can replace the teacher's, and the paths of the files."""
     texts = next(iter(scores.vectors.values())).texts
     columns = [scores.vectors[row.name] for row in scores.rows if row.name in scores.vectors]
     rows = [row for row in scores.rows if row.name in scores.vectors]
@@ -93,7 +93,7 @@ def print_vectors(console: SafeConsole, scores: Scores) -> None:
 
 
 def print_files(console: SafeConsole, scores: Scores) -> None:
-    """Print what exports are worth as they are served, and where the files are."""
+    """Print measurements of exported files as deployed, and the paths of the files."""
     of_vectors = scores.files[0].measured.vectors is not None
     splits = [share.split for share in scores.files[0].measured.scored]
     kept = "kept: share of the score of the task's teacher"
@@ -113,17 +113,17 @@ def print_files(console: SafeConsole, scores: Scores) -> None:
         sizes = f"{measured.size_mb:.2f}", f"{measured.latency_ms:.2f}", f"{measured.speedup:.2f}x"
         name = f"{Path(file.model).name} {measured.format}" if several else measured.format
         scored = [] if of_vectors else _scored(measured.scored)
-        table.add_row(name, *sizes, *scored, _kept(measured.scored), *_shared(measured))
+        table.add_row(name, *sizes, *scored, _kept_shares(measured.scored), *_shared(measured))
     for mean in scores.means:
         sizes = f"{mean.largest_mb:.2f}", "", f"{mean.speedup:.2f}x"
-        shares = (*_scored(mean.scored), _kept(mean.scored))
+        shares = (*_scored(mean.scored), _kept_shares(mean.scored))
         table.add_row(f"mean of {mean.models}, {mean.format}", *sizes, *shares, style="bold")
     console.print(table)
     console.say(f"run folder: {scores.path}")
 
 
 def _shared(measured: Measured) -> list[str]:
-    """Return the cells of the neighbours that the vectors of a file share with the teacher's; none of a classifier."""
+    """Return the cells of the neighbours that a file's vectors share with the teacher's; empty for a classifier."""
     vectors = measured.vectors
     return [] if vectors is None else [f"{100 * of[0]:.0f} %" for of in (vectors.overlap, vectors.overlap_in_teachers)]
 
@@ -133,13 +133,13 @@ def _scored(shares: Sequence[Share]) -> list[str]:
     return [f"{100 * share.score:.1f}" for share in shares]
 
 
-def _kept(shares: Sequence[Share]) -> str:
+def _kept_shares(shares: Sequence[Share]) -> str:
     """Return the cell of the shares of the teacher's scores."""
     return "\n".join(f"{100 * share.value:.1f} % ({100 * share.low:.1f} - {100 * share.high:.1f})" for share in shares)
 
 
 def print_intervals(console: SafeConsole, scores: Scores) -> None:
-    """Print the metrics of what is scored as it is, with their 95 % intervals."""
+    """Print the metrics of models that are scored without training, with their 95 % intervals."""
     table = grid("", "value", "95 % interval", left=["metric, split"], title="Bootstrap intervals over the samples")
     titles = {row.name: row.title for row in scores.rows}
     for cell, cell_score in scores.scores.items():

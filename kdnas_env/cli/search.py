@@ -1,4 +1,4 @@
-"""``kdnas search``: what it prints."""
+"""``kdnas search``: its output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 5
 
 
 def run_search(options: SearchOptions) -> int:
-    """Search, and say what came of it; the exit status of the command: 1 if there is no student.
+    """Search, and print the result; return the exit status: 1 if there is no student.
 
     Raises:
         KDNASError: For bad input.
@@ -32,12 +32,12 @@ def run_search(options: SearchOptions) -> int:
 
 
 def print_search(console: SafeConsole, run: SearchRun, *, hints: bool = True) -> None:
-    """Print the best students of a search, and where its files are.
+    """Print the best students of a search, and the paths of its files.
 
     Args:
-        console: Where it is printed.
+        console: Console to print on.
         run: The search.
-        hints: Whether to say what may be done with the best student.
+        hints: Whether to suggest next steps for the best student.
     """
     console.print(_best_students(run))
     _print_troubles(console, run, "" if hints else "search.")
@@ -69,7 +69,7 @@ def _why_none(run: SearchRun) -> str:
 
 
 def _best_students(run: SearchRun) -> Table:
-    """Return the best students beside the teacher and the best random one."""
+    """Return a table of the best students, with the teacher and the best random student."""
     by = run.reward.quality
     loss = "loss" if by == IMITATION else f"loss on {run.options.task.name}"
     table = grid("", loss, "ms", "speed", "params", "reward", left=["student"], title=f"Best students by quality {by}")

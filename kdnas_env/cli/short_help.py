@@ -1,4 +1,4 @@
-"""What ``kdnas COMMAND --help`` shows: the flags that people use. ``--help-all`` shows all."""
+"""The output of ``kdnas COMMAND --help``: the common flags. ``--help-all`` shows all flags."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ COMMON: Mapping[str, Sequence[str]] = {
         *("shard", "workers"),
     ),
 }
-"""Options of a command that its help shows, with dots where they are of a group; a command without has few."""
+"""Options that a command's help shows, with dots for nested ones; commands that are not listed show all."""
 
 
 def asks_for_help(words: Collection[str]) -> bool:
-    """Whether the words of a command line ask for help, short or long."""
+    """Return whether the words of a command line ask for help, short or long."""
     return any(word in words for word in (*HELP, HELP_ALL))
 
 
 def print_help(name: str, kind: type[Any], words: Collection[str]) -> NoReturn:
-    """Print the help of a command: the flags that people use, or all.
+    """Print the help of a command: the common flags, or all.
 
     Args:
         name: Name of the command.
         kind: Its options.
-        words: What follows it.
+        words: The words after the command.
 
     Raises:
-        SystemExit: Always, once it is printed.
+        SystemExit: Always, after printing.
     """
     shown = () if HELP_ALL in words else COMMON.get(name, ())
     with suppress(SystemExit):
@@ -67,7 +67,7 @@ def print_help(name: str, kind: type[Any], words: Collection[str]) -> NoReturn:
 
 
 def _part(kind: type[Any], wanted: Sequence[str]) -> type[Any]:
-    """Return a dataclass like another, some options of which alone have a flag."""
+    """Return a dataclass like another one, in which only some options have a flag."""
     hints = get_type_hints(kind, include_extras=True)
     annotations: dict[str, Any] = {}
     namespace: dict[str, Any] = {"__doc__": kind.__doc__, "__module__": kind.__module__, "__annotations__": annotations}
@@ -82,7 +82,7 @@ def _part(kind: type[Any], wanted: Sequence[str]) -> type[Any]:
             marks = getattr(hint, "__metadata__", ())
             group = _part(get_args(hint)[0] if marks else hint, below)
             hint = Annotated[group, *marks] if marks else group
-            default = _like(group, default)
+            default = _default_factory(group, default)
         else:
             hint = Annotated[hint, tyro.conf.Suppress]
         annotations[name] = hint
@@ -91,22 +91,22 @@ def _part(kind: type[Any], wanted: Sequence[str]) -> type[Any]:
     return dataclass(frozen=True)(type(kind.__name__, (kind,), namespace))
 
 
-def _like(group: type[Any], make: Callable[[], Any]) -> Callable[[], Any]:
-    """Return what makes a part of a group of options with the defaults that the group has."""
-    return lambda: _as(group, make())
+def _default_factory(group: type[Any], make: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a factory of a part of a group of options, with the group's defaults."""
+    return lambda: _converted(group, make())
 
 
-def _as(kind: type[Any], options: Any) -> Any:
+def _converted(kind: type[Any], options: Any) -> Any:
     values = {option.name: getattr(options, option.name) for option in fields(kind)}
     for option in fields(kind):
         part = None if option.default_factory is MISSING else type(option.default_factory())
         if is_dataclass(part) and part is not type(values[option.name]):
-            values[option.name] = _as(part, values[option.name])
+            values[option.name] = _converted(part, values[option.name])
     return kind(**values)
 
 
 def _count(kind: type[Any]) -> int:
-    """Return how many options have a flag, those of groups included."""
+    """Return the number of options with a flag, including nested ones."""
     hints, count = get_type_hints(kind, include_extras=True), 0
     for option in fields(kind):
         hint = hints[option.name]

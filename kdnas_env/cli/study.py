@@ -1,4 +1,4 @@
-"""``kdnas study``: whether what a search goes by means anything."""
+"""``kdnas study``: how well the proxies that a search optimises predict final quality."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kdnas_env.support.progress import TaskProgress
 
 
 def run_study(options: StudyOptions) -> int:
-    """Study, and say what was found; the exit status of the command."""
+    """Run a study, and print the findings; return the exit status."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
         run = study(options, progress=progress)
@@ -20,10 +20,12 @@ def run_study(options: StudyOptions) -> int:
 
 
 def print_findings(console: SafeConsole, findings: Findings) -> None:
-    """Print how well the proxies rank the students."""
+    """Print how well the proxies rank students."""
     numbers = ("tau", "at equal latency", "at equal size", *(f"regret, best of {k}" for k in CHOSEN))
     table = grid(
-        "proxy and target", *numbers, title=f"What ranks {len(findings.students)} students as their worth does"
+        "proxy and target",
+        *numbers,
+        title=f"Agreement of proxies and targets, {len(findings.students)} students",
     )
     titles = {quantity.name: quantity.title for quantity in (*findings.proxies, *findings.targets)}
     for agreement in findings.agreements:

@@ -1,4 +1,4 @@
-"""``kdnas table``: what it prints of tables, in 80 columns."""
+"""``kdnas table``: its output on tables, in 80 columns."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ _METRICS = {
 
 
 def run_build(options: TableBuildOptions) -> int:
-    """Distil and time all students that were not yet; the exit status of the command."""
+    """Distil and time all missing students; return the exit status."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
         built = build_table(options, progress=progress)
     failed = {status: count for status, count in built.ended.items() if count and status is not Status.OK}
     if failed:
         counts = ", ".join(f"{count} {status}" for status, count in failed.items())
-        console.say(f"distillations that did not end well: {counts}; they are in the table as such", "bad")
+        console.say(f"unsuccessful distillations: {counts}; the table records them as such", "bad")
     export = command("table", "export", options.out, "--to", f"{options.name}.npz")
     console.say(f"make the table with\n\n    {export}\n")
     return 0
 
 
 def run_export(options: TableExportOptions) -> int:
-    """Write the table of some builds, and say how much of it is there; the exit status of the command."""
+    """Write the table of some builds, and print its completeness; return the exit status."""
     console, target = SafeConsole(), expanded(options.to)
     inspection = export_table(options.folders, target)
     meta = inspection.source.metadata
@@ -83,7 +83,7 @@ def run_export(options: TableExportOptions) -> int:
 
 
 def run_inspect(options: TableInspectOptions) -> int:
-    """List the tables, or tell what one holds; the exit status of the command."""
+    """List the tables, or describe one; return the exit status."""
     console = SafeConsole()
     if options.table is None:
         _list(console)
@@ -138,7 +138,7 @@ def _write_figures(console: SafeConsole, options: TableInspectOptions, figures: 
 
 
 def run_fit(options: TableFitOptions) -> int:
-    """Fit a surrogate and write it; the exit status of the command."""
+    """Fit a surrogate and write it; return the exit status."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
         fit = fit_surrogate(options.tables, options.to, progress=progress)
@@ -157,7 +157,7 @@ def run_fit(options: TableFitOptions) -> int:
 
 
 def run_import_nas_bench_bert(options: ImportNasBenchBertOptions) -> int:
-    """Write NAS-Bench-BERT as an external table; the exit status of the command."""
+    """Write NAS-Bench-BERT as an external table; return the exit status."""
     inspection = import_table(options)
     console = SafeConsole()
     _describe_external(console, inspection)
@@ -166,7 +166,7 @@ def run_import_nas_bench_bert(options: ImportNasBenchBertOptions) -> int:
 
 
 def run_agreement(options: TableAgreementOptions) -> int:
-    """Race on a table and on what surrogates say of it, and compare the ranks; the exit status of the command."""
+    """Race on a table and on its surrogates, and compare the rankings; return the exit status."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
         agreement = table_agreement(options, progress=progress)
@@ -176,14 +176,14 @@ def run_agreement(options: TableAgreementOptions) -> int:
     console.print(regrets)
     console.say(
         f"ranking agreement: tau {tau['tau']:.2f} [{tau['low']:.2f}, {tau['high']:.2f}]; two samples of the "
-        f"table's own searches agree with {tau['ceiling']:.2f}, more than which cannot be asked for"
+        f"table's own searches agree with {tau['ceiling']:.2f}, which is the highest agreement to expect"
     )
     console.say(f"results: {agreement.path / RESULTS}")
     return 0
 
 
 def run_verify(options: TableVerifyOptions) -> int:
-    """Check a table; the exit status of the command: 1 if something is wrong with it."""
+    """Verify a table; return the exit status: 1 if it has a fault."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
         check = verify_table(options, progress=progress)
@@ -195,8 +195,8 @@ def run_verify(options: TableVerifyOptions) -> int:
     if check.allowed is not None:
         largest = max((cell.difference for cell in check.replayed), default=0.0)
         console.say(
-            f"{len(check.replayed)} cells distilled anew: losses differ by {largest:.1e} at most (relative; allowed "
-            f"are {check.allowed:g})"
+            f"{len(check.replayed)} cells distilled again: losses differ by at most {largest:.1e} (relative; limit "
+            f"{check.allowed:g})"
         )
     for fault in check.faults:
         console.say(f"wrong: {fault}", "bad")
@@ -255,7 +255,7 @@ def _describe(console: SafeConsole, inspection: Inspection, searches: Mapping[st
         )
     _print_noise(console, meta)
     if inspection.hardness is None:
-        console.say("hardness: unknown; it takes two students at least")
+        console.say("hardness: unknown; it requires at least two students")
         return
     task = inspection.task
     by = "by the default reward" if task is None or str(task) == task.table else f"as {task.title}"
@@ -274,7 +274,7 @@ def _print_comparisons(console: SafeConsole, comparisons: Sequence[Mapping[str, 
 
 
 def _print_completeness(console: SafeConsole, inspection: Inspection) -> None:
-    """Print how many cells and latencies are there, and how well the seeds agree."""
+    """Print the numbers of evaluated cells and latencies, and the agreement between seeds."""
     table = inspection.source
     masked = f", {inspection.missing} cells are masked" if inspection.missing else ""
     console.say(f"complete: {100 * table.complete:.1f} %{masked}")
@@ -286,13 +286,13 @@ def _print_completeness(console: SafeConsole, inspection: Inspection) -> None:
         )
     agreement = inspection.agreement
     if agreement is None:
-        console.say("noise ceiling: unknown; it takes two seeds of two students at least")
+        console.say("noise ceiling: unknown; it requires at least two seeds of two students")
         return
     console.say(f"noise ceiling: tau {agreement:.3f} between seeds after the last epoch")
     if agreement < LEAST_AGREEMENT:
         console.say(
-            f"warning: below {LEAST_AGREEMENT}, the seeds rank the students too differently to tell the best apart; "
-            "distil on more text or for more epochs",
+            f"warning: below {LEAST_AGREEMENT}, rankings from different seeds agree too little to identify the best "
+            "students; distil on more text or for more epochs",
             "warning",
         )
 
@@ -314,7 +314,7 @@ def _print_noise(console: SafeConsole, meta: TableMetadata) -> None:
 
 
 def _print_card(console: SafeConsole, card: Mapping[str, Any]) -> None:
-    """Print how good a surrogate is, by quantity and by how students were left out."""
+    """Print the quality of a surrogate, by quantity and by split."""
     by_quantity = grid(
         "quantity",
         *_METRICS.values(),
@@ -338,7 +338,7 @@ def _print_card(console: SafeConsole, card: Mapping[str, Any]) -> None:
 
 
 def _describe_surrogate(console: SafeConsole, inspection: SurrogateInspection) -> None:
-    """Print what a surrogate was fitted to, and what it answers for."""
+    """Print the tables that a surrogate was fitted to, and its range."""
     surrogate = inspection.source
     meta, trusted = surrogate.metadata, surrogate.range
     facts = {
@@ -357,7 +357,7 @@ def _describe_surrogate(console: SafeConsole, inspection: SurrogateInspection) -
 
 
 def _describe_external(console: SafeConsole, inspection: ExternalInspection) -> None:
-    """Print what an external table holds."""
+    """Print the contents of an external table."""
     table, repeated = inspection.source, inspection.repeated
     space, (winner, score) = table.space, inspection.best
     facts = {

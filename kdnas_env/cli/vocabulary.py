@@ -1,4 +1,4 @@
-"""``kdnas vocabulary``: a teacher of fewer tokens."""
+"""``kdnas vocabulary``: a teacher with a reduced vocabulary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kdnas_env.support.shell import command
 
 
 def run_vocabulary(options: VocabularyOptions) -> int:
-    """Make the teacher, say what its vocabulary costs and where it lies; the exit status of the command."""
+    """Make the teacher, and print the effects of its smaller vocabulary and its folder; return the exit status."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
         cut = vocabulary(options, progress=progress)

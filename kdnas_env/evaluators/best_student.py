@@ -1,4 +1,4 @@
-"""Keep the best student of a search on disk, so that it is not distilled a second time in the end."""
+"""Keep the best student of a search on disk, so that it is not distilled again at the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAME = ".best-"
 class BestStudent:
     """The best student of each process of a search, in the folder of the search.
 
-    Every worker process keeps the best of its own students, and an interrupted search leaves them for its resumption.
+    Each worker process keeps the best of its own students. An interrupted search leaves them for its resumption.
     The best student of the search is one of them, unless a worker runs on a machine without the folder.
 
     Args:
@@ -33,7 +33,7 @@ class BestStudent:
         self._kept: Path | None = None
 
     def folder(self, evaluation: Evaluation) -> Path:
-        """Return the folder of the student of an evaluation; it exists if that student is kept."""
+        """Return the folder for the student of an evaluation; it exists if that student was kept."""
         return self._run / f"{_NAME}{hashlib.sha256(evaluation.to_json().encode()).hexdigest()[:16]}"
 
     def offer(self, evaluation: Evaluation, save: Callable[[Path], None]) -> None:
@@ -47,7 +47,7 @@ class BestStudent:
         if reward <= self._highest or not self._run.is_dir():
             return
         folder = self.folder(evaluation)
-        # What cannot be written is distilled again in the end; the search goes on.
+        # A student that cannot be written is distilled again at the end, so the search continues.
         with suppress(RunError):
             save(folder)
             if self._kept is not None:
@@ -55,6 +55,6 @@ class BestStudent:
             self._highest, self._kept = reward, folder
 
     def clear(self) -> None:
-        """Delete all students that are kept, also those of other processes and unfinished ones."""
+        """Delete all kept students, including those of other processes and incomplete folders."""
         for folder in self._run.glob(f"*{_NAME}*"):
             shutil.rmtree(folder, ignore_errors=True)

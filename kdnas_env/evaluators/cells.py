@@ -137,7 +137,7 @@ class Cells:
 
 @dataclass(frozen=True, eq=False)
 class KnownCells:
-    """The students of a table that ended well, by flat index, as plain numbers; records are created on access.
+    """The successful students of a table, by flat index, as plain numbers; records are created on access.
 
     Attributes:
         cells: The cells of all rows of the table.
@@ -155,7 +155,7 @@ class KnownCells:
 
     @classmethod
     def of(cls, cells: Cells, row_of: Ints) -> KnownCells:
-        """Make it from the cells of all rows, and the row of each point of the space (-1: none)."""
+        """Make it from the cells of all rows, and the row of each point of the space (-1 for none)."""
         usable = np.where(row_of < 0, -1, np.where(cells.ok[row_of], row_of, -1))
         columns = [cells.latencies[:, LATENCIES.index(name)] for name in ("median_ms", "teacher_median_ms", "ratio")]
         numbers = [column.tolist() for column in (*columns, cells.parameters, cells.flops)]

@@ -45,7 +45,7 @@ class FaultWatch:
         self._failed.add(evaluation.config)
         if len(self._failed) >= ENOUGH[status]:
             raise RunError(
-                f"all of the first {len(self._failed)} students ended alike ({status}): "
-                f"{evaluation.error or 'no reason is given'}; so would the others, and no more are evaluated. Mend the "
-                "cause and start anew, or go on: those that failed stay recorded as they ended"
+                f"all of the first {len(self._failed)} students ended with status {status}: "
+                f"{evaluation.error or 'no reason is given'}. The others would fail too, so the search stops. Fix the "
+                "cause and start a new run, or resume this one, in which failed students stay recorded as failed"
             )

@@ -73,7 +73,7 @@ class MiniKDEvaluator:
         best: Keeps the best of the students that :meth:`evaluate` distils; None discards all.
 
     Attributes:
-        best: What keeps the best student, or None.
+        best: The keeper of the best student, or None.
         settings: The settings of the evaluations.
         recipe: The recipe of the search; :meth:`recipe_of` returns the recipe of a student.
         text_fingerprint: SHA-256 (hex) of the tokenised corpus before masking.
@@ -228,8 +228,8 @@ class MiniKDEvaluator:
 
         try:
             if self._limits:
-                # Also where the size alone breaks a limit: the cost is the sum over all limits, by which agents and
-                # reports compare students, and one that was not timed would seem nearer than it is.
+                # Measured even if the size alone breaks a limit: agents and reports compare students by the sum of all
+                # excesses, which would be too small without the latency.
                 known = self._record(config, fidelity, status, reason, results, None, began)
                 latency = self._latency_untrained(known)
                 known = replace(known, latency=latency)
@@ -257,8 +257,8 @@ class MiniKDEvaluator:
         """Return the latency of a student with random weights; it equals that of the distilled student.
 
         Args:
-            known: What is known of the student without its latency. As soon as it surely breaks a limit, the
-                measurement ends.
+            known: The record of the student without its latency. The measurement ends as soon as the student surely
+                breaks a limit.
         """
         teacher, config = self.workload.teacher, known.config
         # In eval mode, since the probe would copy a model in training mode.
@@ -384,7 +384,7 @@ class MiniKDEvaluator:
         )
 
     def _vocabulary(self, config: StudentConfig) -> dict[str, Any]:
-        """Return the size of a smaller vocabulary and what it does to the held-out text; empty for the whole one."""
+        """Return the size of a reduced vocabulary and its effect on the held-out text; empty for the full one."""
         respelled = self.workload.of_vocabulary(config.vocabulary).respelled
         if respelled is None:
             return {}

@@ -67,7 +67,7 @@ class MiniKDSettings:
         if self.precision not in (None, *PRECISIONS):
             raise KDNASError(f"precision is {self.precision!r}; expected None or one of {list(PRECISIONS)}")
         if self.threads is not None:
-            check_whole("threads", self.threads, at_least=1, advice="None takes all")
+            check_whole("threads", self.threads, at_least=1, advice="None uses PyTorch's current number")
 
 
 def latency_settings(latency: str | Mapping[str, Any]) -> LatencySettings:

@@ -40,7 +40,7 @@ class ParallelEvaluator:
         Args:
             make_evaluator: Makes a worker's evaluator, such as ``partial(MiniKDEvaluator, settings)``; picklable.
             workers: Number of workers.
-            timeout: Seconds after which a silent worker is replaced.
+            timeout: Seconds without a message after which a worker is replaced.
         """
         return cls(WorkerPool(LocalBackend(make_evaluator), workers, timeout=timeout))
 
@@ -103,7 +103,7 @@ class RayEvaluator(ParallelEvaluator):
 
     Each actor loads teacher and corpus once, and evaluates one student at a time. The teacher's hidden states are
     computed once per node, and read by all its actors. Lost actors, alone or with their node, are replaced wherever
-    the cluster has room, and their evaluations are repeated.
+    the cluster has free resources, and their evaluations are repeated.
 
     Args:
         make_evaluator: Makes the evaluator of each actor on its node, such as ``partial(MiniKDEvaluator, settings)``.
@@ -112,7 +112,7 @@ class RayEvaluator(ParallelEvaluator):
             listens only on the loopback interface.
         cpus: Cores per actor.
         gpus: GPUs per actor; may be a fraction.
-        timeout: Seconds after which a silent actor is replaced; None for never.
+        timeout: Seconds without a message after which an actor is replaced; None for never.
         environment: Environment variables of the actors.
 
     Raises:

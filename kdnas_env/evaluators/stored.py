@@ -58,7 +58,7 @@ class StoredEvaluator:
     Several processes may share a file; if two evaluate one point at once, both return the record committed first.
 
     Failures (diverged, out of memory, failed) are replayed like any other record, so a resumed search makes the same
-    proposals as an uninterrupted one. A stopped record is kept for the audit but never returned: the point is evaluated
+    proposals as an uninterrupted one. A stopped record is stored but never returned: the point is evaluated
     again, and the new record replaces it.
 
     If the first new evaluations all fail for one reason, they are committed and an error is raised
@@ -153,7 +153,7 @@ class StoredEvaluator:
         rows = self._execute(_SELECT, (self.fingerprint, *_key(config, fidelity)))
         record = self._parsed(rows[0][0]) if rows else None
         if record is not None and (record.config, record.fidelity) != (config, fidelity):
-            raise RunError(self._damaged(f"it is of {record.config}, and stands for {config}"))
+            raise RunError(self._damaged(f"it is of {record.config}, but stored under {config}"))
         if record is None or record.status is Status.STOPPED:
             return None
         if record.status is Status.INFEASIBLE:
@@ -163,7 +163,7 @@ class StoredEvaluator:
         return record
 
     def add(self, evaluation: Evaluation) -> Evaluation:
-        """Commit an evaluation that was made elsewhere.
+        """Commit an evaluation from elsewhere.
 
         Returns:
             The record now in the store: another process's record, if that was committed first.
@@ -180,7 +180,7 @@ class StoredEvaluator:
         if not written:  # another process was first
             rows = self._execute(_SELECT, key)
             if not rows:
-                raise RunError(self._damaged("what was just written is not there"))
+                raise RunError(self._damaged("a record that was just written is missing"))
             evaluation = self._parsed(rows[0][0])
         self._faults.note(evaluation)
         return evaluation

@@ -91,7 +91,7 @@ class SurrogateEvaluator:
 
     @cached_property
     def teacher_milliseconds(self) -> float:
-        """Latency of the teacher on the device, as predicted beside the first student of the space."""
+        """Latency of the teacher on the device in milliseconds, as predicted for the first student of the space."""
         _, student = next(self.space.students())
         _, (median_ms, ratio) = self._predicted(student, 0)
         return median_ms / ratio
@@ -237,7 +237,7 @@ def check_space(space: SearchSpace, trusted: Range, *, extrapolate: bool) -> Non
     given = {name for name in space.choices if name.startswith(RECIPE)}
     known = {name for name in (*trusted.names, *trusted.numbers) if name.startswith(RECIPE)}
     if given != known:
-        raise SpaceError(f"the space searches {sorted(given)} of the recipe, and the table has {sorted(known)}")
+        raise SpaceError(f"the space searches {sorted(given)} of the recipe, but the table has {sorted(known)}")
     for name, values in trusted.names.items():
         for value in space.choices.get(name) or (getattr(largest, name),):
             if value not in values and not _alias(name, value, values):
@@ -253,8 +253,8 @@ def check_space(space: SearchSpace, trusted: Range, *, extrapolate: bool) -> Non
                 )
     if trusted.max_parameters is not None and (space.max_parameters or math.inf) > trusted.max_parameters:
         raise SpaceError(
-            f"max_parameters of the space is {space.max_parameters}, and the table has students up to "
-            f"{trusted.max_parameters} only; lower it, or set extrapolate=True"
+            f"max_parameters of the space is {space.max_parameters}, but the table has students only up to "
+            f"{trusted.max_parameters}; lower it, or set extrapolate=True"
         )
 
 

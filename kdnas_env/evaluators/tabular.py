@@ -209,8 +209,8 @@ class TabularEvaluator:
         if self.missing == "error" and masked.any():
             raise TableError(
                 f"{config_at(int(masked.argmax()))} with seed {self.seed!r} is a masked cell of table "
-                f"{table.metadata.name!r}: it was never evaluated. Choose another seed, or missing='failed' to have "
-                "it answered as a failure"
+                f"{table.metadata.name!r}: it was never evaluated. Choose another seed, or missing='failed' to treat "
+                "it as a failure"
             )
         errors |= dict.fromkeys(np.flatnonzero(masked).tolist(), MASKED)
         errors |= dict.fromkeys(np.flatnonzero(unmeasured).tolist(), UNMEASURED)

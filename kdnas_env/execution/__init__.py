@@ -1,1 +1,1 @@
-"""Evaluations in other processes, on this machine or on many; whatever dies on the way, none is lost."""
+"""Evaluations in worker processes, on one machine or a cluster; if a worker dies, its evaluation is repeated."""

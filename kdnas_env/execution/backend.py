@@ -11,7 +11,7 @@ from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Ev
 from kdnas_env.errors import is_out_of_memory, one_line
 
 MakeEvaluator = Callable[[], Evaluator]
-"""Makes a worker's evaluator. It travels to the worker, so that it must be picklable."""
+"""Makes the evaluator of a worker. It must be picklable, because it is sent to the worker."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Job:
     Attributes:
         config: The student.
         fidelity: The effort.
-        stoppable: Whether the worker waits after each epoch for the answer whether to stop.
+        stoppable: Whether the worker waits after each epoch for the decision to stop or continue.
     """
 
     config: StudentConfig
@@ -31,11 +31,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker has made its evaluator, and waits for a job.
+    """A worker has made its evaluator and waits for a job.
 
     Attributes:
-        fingerprint: The evaluator's.
-        deterministic: Whether equal calls of it return equal results.
+        fingerprint: Fingerprint of the evaluator's workload.
+        deterministic: Whether equal calls of the evaluator return equal results.
     """
 
     fingerprint: str
@@ -44,10 +44,10 @@ class Ready:
 
 @dataclass(frozen=True)
 class Raised:
-    """An evaluator could not be made, or could evaluate no student at all.
+    """Making the evaluator or evaluating a student raised an exception other than out-of-memory.
 
     Attributes:
-        error: Why.
+        error: Type and message of the exception.
     """
 
     error: str
@@ -55,64 +55,64 @@ class Raised:
 
 @dataclass(frozen=True)
 class Lost:
-    """A worker is gone, with what it was doing.
+    """A worker has died, and its current job is lost.
 
     Attributes:
-        reason: Why, as far as it is known.
+        reason: Cause of the death, as far as it is known.
     """
 
     reason: str
 
 
 Message = Ready | EpochReport | Evaluation | Raised | Lost
-"""A message of a worker. An epoch of a stoppable job waits for an answer; ``Lost`` is the last message."""
+"""A message of a worker. After each epoch of a stoppable job, the worker waits for an answer. ``Lost`` comes last."""
 
 
 def attempt(evaluator: Evaluator, job: Job, on_epoch: EpochCallback) -> Evaluation | Raised:
-    """Evaluate a job; what a worker does, wherever it is."""
+    """Evaluate a job in a worker, and return the evaluation or the error."""
     try:
         (evaluation,) = evaluator.evaluate([job.config], job.fidelity, on_epoch=on_epoch)
     except Exception as error:  # any exception is reported
         if not is_out_of_memory(error):
             return Raised(one_line(error))
-        # Which is the student's fault, not that of all.
+        # Other students may fit into memory, so the search continues.
         return Evaluation(job.config, job.fidelity, Status.OUT_OF_MEMORY, error=one_line(error))
     return evaluation
 
 
 class Backend(Protocol):
-    """Starts workers, hands jobs to them, and receives their messages. The caller numbers the workers.
+    """Starts workers, sends jobs to them, and receives their messages. The caller numbers the workers.
 
-    Only :meth:`wait` waits for a worker. A worker that dies sends :class:`Lost`, once; what is sent to it in the
-    meantime is lost.
+    Only :meth:`wait` blocks. For a worker that dies, it returns :class:`Lost` once; jobs and answers sent to the worker
+    before are lost.
     """
 
     def start(self, worker: int) -> None:
-        """Begin to start a worker under a number that was never used; it sends :class:`Ready` when it is."""
+        """Start a worker under an unused number, without waiting; it sends :class:`Ready` or :class:`Raised`."""
         ...
 
     def assign(self, worker: int, job: Job) -> None:
-        """Hand a job to a worker that is ready and has none."""
+        """Send a job to an idle worker."""
         ...
 
     def answer(self, worker: int, stop: bool) -> None:
-        """Tell a worker that has reported an epoch of a stoppable job whether to stop."""
+        """Answer a worker that reported an epoch of a stoppable job: stop or continue."""
         ...
 
     def kill(self, worker: int) -> None:
-        """End a worker at once, whatever it does. It sends nothing more."""
+        """End a worker immediately, even if it is busy. It sends no more messages."""
         ...
 
     def wait(self, seconds: float | None) -> list[tuple[int, Message]]:
-        """Return the messages of workers, in the order of arrival; wait if there is none yet.
+        """Return new messages, each with the number of its worker; wait if there is none yet.
 
         Args:
-            seconds: Longest time to wait; None for ever.
+            seconds: Maximum time to wait; None for no limit.
         """
         ...
 
     def now(self) -> float:
-        """Return seconds of a clock that never goes backwards."""
+        """Return the time of a monotonic clock, in seconds."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine."""
+"""Workers as processes on this machine."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from kdnas_env.errors import one_line
 from kdnas_env.execution.backend import Job, Lost, MakeEvaluator, Message, Raised, Ready, attempt
 from kdnas_env.support.child_processes import follow_parent, leave_nothing_behind, worker_context
 
-_FAREWELL_SECONDS = 2.0
-_LAST_BREATH_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
+_EXIT_SECONDS = 5.0
 
 
 class LocalBackend:
-    """Processes, each with a pipe of its own: one that is killed at any instant leaves the others in peace.
+    """Worker processes, each with its own pipe, so that killing one never affects the others.
 
-    They are not forked from this process: its threads and GPUs would not survive. They end with it, however it ends.
+    They are not forked from this process, because threads and GPU state do not survive a fork. They end with this
+    process, even if it is killed.
 
     Args:
-        make_evaluator: Makes the evaluator of each.
-        modules: What evaluators need that takes long to import.
+        make_evaluator: Makes the evaluator in each worker.
+        modules: Modules to import in advance, because evaluators need them and they take long to import.
     """
 
     def __init__(self, make_evaluator: MakeEvaluator, modules: Sequence[str] = ()) -> None:
@@ -36,7 +37,7 @@ class LocalBackend:
         self._workers: dict[int, _Worker] = {}
 
     def start(self, worker: int) -> None:
-        """Begin to start a worker."""
+        """Start a worker without waiting for it."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_work, args=(theirs, self._make_evaluator), name=f"kdnas-worker-{worker}", daemon=True
@@ -46,36 +47,36 @@ class LocalBackend:
         self._workers[worker] = _Worker(process, ours)
 
     def assign(self, worker: int, job: Job) -> None:
-        """Hand a job to a worker."""
+        """Send a job to a worker."""
         self._send(worker, job)
 
     def answer(self, worker: int, stop: bool) -> None:
-        """Say whether a worker stops."""
+        """Answer a worker: stop or continue."""
         self._send(worker, stop)
 
     def kill(self, worker: int) -> None:
-        """End a worker at once."""
-        gone = self._workers.pop(worker, None)
-        if gone is not None:
-            gone.join()
+        """End a worker immediately."""
+        killed = self._workers.pop(worker, None)
+        if killed is not None:
+            killed.join()
 
     def wait(self, seconds: float | None) -> list[tuple[int, Message]]:
         """Return the messages since the last call; wait if there is none yet."""
         pipes: dict[Any, int] = {worker.pipe: number for number, worker in self._workers.items()}
         messages: list[tuple[int, Message]] = []
-        # A pipe whose other end has died is ready as well, and raises when it is read.
+        # wait() also returns a pipe whose worker has died; reading it raises.
         for pipe in wait(list(pipes), seconds):
             number = pipes[pipe]
             messages.append((number, self._message(number)))
         return messages
 
     def now(self) -> float:
-        """Return seconds of the monotonic clock."""
+        """Return the time of the monotonic clock, in seconds."""
         return time.monotonic()
 
     def close(self) -> None:
-        """End all workers: the idle leave by themselves, the busy are killed."""
-        end = time.monotonic() + _FAREWELL_SECONDS
+        """End all workers: idle ones exit when their pipe closes, busy ones are killed."""
+        end = time.monotonic() + _CLOSE_SECONDS
         for worker in self._workers.values():
             worker.pipe.close()
         for worker in self._workers.values():
@@ -83,14 +84,14 @@ class LocalBackend:
         self._workers.clear()
 
     def process_id(self, worker: int) -> int | None:
-        """Return the number that the operating system knows a worker by; None if it has ended."""
+        """Return the process ID of a worker; None if it has ended."""
         known = self._workers.get(worker)
         return known.process.pid if known else None
 
-    def _send(self, worker: int, what: Job | bool) -> None:
-        # The next wait reports a worker that is dead.
+    def _send(self, worker: int, data: Job | bool) -> None:
+        # If the worker is dead, the next wait() reports it.
         with suppress(OSError):
-            self._workers[worker].pipe.send(what)
+            self._workers[worker].pipe.send(data)
 
     def _message(self, worker: int) -> Message:
         sender = self._workers[worker]
@@ -98,7 +99,7 @@ class LocalBackend:
             message: Message = sender.pipe.recv()
         except (EOFError, OSError):
             del self._workers[worker]
-            sender.join(_LAST_BREATH_SECONDS)  # its pipe is closed, but its exit status may be to come
+            sender.join(_EXIT_SECONDS)  # the pipe closes before the exit status is available
             return Lost(_cause(sender.process.exitcode))
         return message
 
@@ -108,8 +109,8 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
 
-    def join(self, patience: float = 0.0) -> None:
-        self.process.join(patience)
+    def join(self, timeout: float = 0.0) -> None:
+        self.process.join(timeout)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -119,13 +120,13 @@ class _Worker:
 def _cause(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
-        memory = ", perhaps for memory" if name == "SIGKILL" else ""
+        memory = ", perhaps out of memory" if name == "SIGKILL" else ""
         return f"the worker was killed by {name}{memory}"
     return f"the worker ended with exit status {exit_code}"
 
 
 def _work(pipe: Connection, make_evaluator: MakeEvaluator) -> None:
-    """Evaluate one job after the other, until the pipe is closed; the body of a worker."""
+    """Evaluate jobs until the pipe is closed; the main function of a worker process."""
     follow_parent()
     leave_nothing_behind()
     driver = _Driver(pipe)
@@ -142,7 +143,10 @@ def _work(pipe: Connection, make_evaluator: MakeEvaluator) -> None:
 
 
 class _Driver:
-    """The other end of a worker's pipe. When that is gone, so is the worker: no evaluator can take it for a failure."""
+    """Connection of a worker to the main process. If it breaks, the worker exits.
+
+    It raises ``SystemExit``, which evaluators do not catch as a failed evaluation.
+    """
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe

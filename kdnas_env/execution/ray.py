@@ -1,4 +1,4 @@
-"""Workers that are actors of Ray, on this machine or on a cluster."""
+"""Workers as Ray actors, on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from kdnas_env.execution.backend import Job, Lost, MakeEvaluator, Message, Raise
 _REACHABLE_SECONDS = 10.0
 
 LOCAL, AUTO = "local", "auto"
-"""Addresses: a Ray of one's own, which no other machine can reach; the cluster that this machine is part of."""
+"""Addresses: ``local`` starts Ray on this machine only; ``auto`` joins the cluster that this machine is part of."""
 
 
 class RayBackend:
-    """Actors, each with an evaluator of its own, spread over the nodes of a cluster.
+    """Ray actors, each with its own evaluator, spread over the nodes of a cluster.
 
-    An actor that dies, alone or with its node, is never restarted by Ray: whoever uses this starts another, which Ray
-    places wherever there is room. Actors end with the process that made them.
+    Ray never restarts an actor that dies, alone or with its node. The caller starts a new one, which Ray places on any
+    node with free resources. Actors end with the process that created them.
 
     Args:
-        make_evaluator: Makes the evaluator of each, on its node: files that it names must be there.
-        address: Of the cluster's head, ``auto`` for the one that this machine is part of, or ``local`` for one of its
-            own that listens on the loopback interface alone. A connection that the process has already is used as it
-            is.
-        cpus: Cores that each is given.
-        gpus: GPUs that each is given, or a fraction of one.
-        environment: Environment variables of each, such as ``KDNAS_CACHE``.
+        make_evaluator: Makes the evaluator in each actor, so files that it reads must exist on every node.
+        address: Address of the cluster's head node, ``auto`` for the cluster that this machine is part of, or ``local``
+            to start Ray on this machine, listening on the loopback interface only. If the process is already connected
+            to a cluster, that one is used.
+        cpus: CPU cores per actor.
+        gpus: GPUs per actor; may be a fraction.
+        environment: Environment variables of the actors, such as ``KDNAS_CACHE``.
 
     Raises:
         DependencyError: If Ray is not installed.
@@ -69,26 +69,26 @@ class RayBackend:
             runtime_env={"env_vars": dict(environment or {})},
         )
         self._actors: dict[int, Any] = {}
-        self._expected: dict[Any, int] = {}  # what is on its way of each worker, by reference
+        self._expected: dict[Any, int] = {}  # reference of a pending message -> worker
 
     def start(self, worker: int) -> None:
-        """Begin to start a worker."""
-        self._connect()  # again, if it was closed in the meantime
+        """Start a worker without waiting for it."""
+        self._connect()  # again, if the backend was closed
         self._actors[worker] = self._actor_class.remote(self._make_evaluator)
         self._expect(worker, self._actors[worker].ready.remote())
 
     def assign(self, worker: int, job: Job) -> None:
-        """Hand a job to a worker."""
+        """Send a job to a worker."""
         if worker in self._actors:
             self._expect(worker, self._actors[worker].begin.remote(job))
 
     def answer(self, worker: int, stop: bool) -> None:
-        """Tell a worker whether to stop."""
+        """Answer a worker: stop or continue."""
         if worker in self._actors:
             self._expect(worker, self._actors[worker].go_on.remote(stop))
 
     def kill(self, worker: int) -> None:
-        """End a worker at once."""
+        """End a worker immediately."""
         actor = self._actors.pop(worker, None)
         if actor is not None:
             self._expected = {reference: owner for reference, owner in self._expected.items() if owner != worker}
@@ -101,17 +101,17 @@ class RayBackend:
             time.sleep(0.0 if seconds is None else seconds)
             return []
         ready, _ = self._ray.wait(references, num_returns=1, timeout=seconds)
-        # Of all that are ready, not of the first alone: none shall wait for the driver.
+        # Return all ready messages, not only the first, so that no worker waits for its next job.
         if ready and len(references) > 1:
             ready, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
         return [self._message(reference) for reference in ready]
 
     def now(self) -> float:
-        """Return seconds of the monotonic clock."""
+        """Return the time of the monotonic clock, in seconds."""
         return time.monotonic()
 
     def close(self) -> None:
-        """End all workers; leave the cluster, if it was joined here."""
+        """End all workers; disconnect from the cluster if this backend connected to it."""
         for worker in list(self._actors):
             self.kill(worker)
         if self._connected_here:
@@ -129,12 +129,12 @@ class RayBackend:
         try:
             message: Message = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
-            # The actor's own code raised; what evaluators raise, it reports.
+            # The actor's own code raised; errors of evaluators arrive as ordinary messages.
             message = Raised(one_line(error))
         except self._ray.exceptions.RayError as error:
             del self._actors[worker]
             return worker, Lost(_cause(error))
-        if isinstance(message, _Unasked):
+        if isinstance(message, _UnansweredReport):
             # No answer is due: request the next message at once.
             self._expect(worker, self._actors[worker].go_on.remote(False))
             return worker, message.report
@@ -142,17 +142,17 @@ class RayBackend:
 
 
 @dataclass(frozen=True)
-class _Unasked:
+class _UnansweredReport:
     report: EpochReport
 
 
 class _Actor:
-    """A worker. An evaluation runs in a thread, so that its epochs are reported one by one."""
+    """A worker. Evaluations run in a thread, so that each epoch is reported as soon as it ends."""
 
     def __init__(self, make_evaluator: MakeEvaluator) -> None:
         self._make_evaluator = make_evaluator
         self._evaluator: Evaluator | None = None
-        self._messages: queue.SimpleQueue[Message | _Unasked] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Message | _UnansweredReport] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._waits = False
 
@@ -164,18 +164,18 @@ class _Actor:
         except Exception as error:  # any exception is reported
             return Raised(one_line(error))
 
-    def begin(self, job: Job) -> Message | _Unasked:
-        """Begin an evaluation; return its first message."""
+    def begin(self, job: Job) -> Message | _UnansweredReport:
+        """Start an evaluation, and return its first message."""
         threading.Thread(target=self._evaluate, args=(job,), daemon=True).start()
         return self._next()
 
-    def go_on(self, stop: bool) -> Message | _Unasked:
-        """Answer the last message if it waits for that, and return the next."""
+    def go_on(self, stop: bool) -> Message | _UnansweredReport:
+        """Answer the last message if it needs an answer, and return the next message."""
         if self._waits:
             self._answers.put(stop)
         return self._next()
 
-    def _next(self) -> Message | _Unasked:
+    def _next(self) -> Message | _UnansweredReport:
         message = self._messages.get()
         self._waits = isinstance(message, EpochReport)
         return message
@@ -184,7 +184,7 @@ class _Actor:
         assert self._evaluator is not None
 
         def on_epoch(report: EpochReport) -> bool:
-            self._messages.put(report if job.stoppable else _Unasked(report))
+            self._messages.put(report if job.stoppable else _UnansweredReport(report))
             return self._answers.get() if job.stoppable else False
 
         self._messages.put(attempt(self._evaluator, job, on_epoch))
@@ -208,17 +208,17 @@ def _connect(ray: Any, address: str) -> None:
             )
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise RunError(
-            f"there is no Ray cluster at {address!r}, or it wants another token: {one_line(error)}. Start one by 'ray "
+            f"there is no Ray cluster at {address!r}, or its token differs: {one_line(error)}. Start one by 'ray "
             f"start --head', or use {LOCAL!r} for this machine; where the cluster was started with a token, set "
-            "RAY_AUTH_MODE=token and have the token in ~/.ray/auth_token"
+            "RAY_AUTH_MODE=token and put the token into ~/.ray/auth_token"
         ) from error
 
 
 def _check_reachable(address: str) -> None:
-    """Try whether anybody listens at an address of the form HOST:PORT: Ray itself tries for minutes.
+    """Check that an address ``HOST:PORT`` accepts connections, because Ray itself would retry for minutes.
 
     Raises:
-        OSError: If nobody does.
+        OSError: If it does not.
     """
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "/" not in host:
@@ -227,9 +227,9 @@ def _check_reachable(address: str) -> None:
 
 @contextmanager
 def _loopback(ray: Any) -> Iterator[None]:
-    """Let what starts in the block listen on the loopback interface alone, as Ray does by itself on macOS and Windows.
+    """Make Ray listen on the loopback interface only if it starts in the block, as it does on macOS and Windows.
 
-    Asked for 127.0.0.1 by ``_node_ip_address``, Ray would take the address that other machines see instead.
+    Setting ``_node_ip_address`` to 127.0.0.1 has no effect: Ray replaces it by the address that other machines see.
     """
     constants = ray._private.ray_constants
     before = constants.ENABLE_RAY_CLUSTER

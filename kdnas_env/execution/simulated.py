@@ -1,4 +1,4 @@
-"""A simulated clock, and workers on it. A simulated search takes only the time of its evaluator and its agent.
+"""A simulated clock, and workers that use it. A simulated search takes only the real time of its evaluator and agent.
 
 A heap of events as in Syne Tune's simulator (Salinas et al. 2022); one clock for all workers as in mfhpo-simulator
 (Watanabe 2023, arXiv:2305.17595).
@@ -21,16 +21,16 @@ from kdnas_env.execution.backend import Job, Lost, Message, Ready
 Event = TypeVar("Event")
 
 Seconds = Callable[[Evaluation, int], float]
-"""Seconds that a worker, by its number, takes for an evaluation."""
+"""Returns the seconds that a worker (given by its number) takes for an evaluation."""
 
 
 def wall_seconds(evaluation: Evaluation, worker: int) -> float:
-    """Return the seconds in the record of an evaluation."""
+    """Return the recorded wall-clock seconds of an evaluation."""
     return evaluation.wall_seconds
 
 
 class Clock(Generic[Event]):
-    """A clock that advances from event to event; simultaneous events come in the order of planning.
+    """A clock that advances from event to event; simultaneous events come in the order in which they were planned.
 
     Attributes:
         now: The current time in seconds.
@@ -42,11 +42,14 @@ class Clock(Generic[Event]):
         self._events: list[tuple[float, int, Event]] = []
 
     def plan(self, at: float, event: Event) -> None:
-        """Plan an event at a time that is not in the past."""
+        """Plan an event at a time (in seconds) that is not in the past."""
         heapq.heappush(self._events, (at, next(self._order), event))
 
     def advance(self, end: float = math.inf) -> Event | None:
-        """Advance to the next event up to ``end`` and return it; else advance to a finite ``end`` and return None."""
+        """Advance to the next event up to ``end`` and return it.
+
+        If there is none, advance to ``end`` (unless it is infinite) and return None.
+        """
         if self._events and self._events[0][0] <= end:
             self.now, _, event = heapq.heappop(self._events)
             return event
@@ -60,18 +63,18 @@ class Clock(Generic[Event]):
 
 
 class SimulatedBackend:
-    """Workers that evaluate at once and report at the simulated time. Equal calls give equal events.
+    """Workers that evaluate immediately and report at simulated times. Equal calls give equal events.
 
-    The epochs of a stoppable job are reported, evenly spread over its seconds. Other jobs report only their end.
+    A stoppable job reports its epochs, evenly spread over its duration. Other jobs report only their evaluation.
 
     Args:
-        evaluator: Evaluates, in this process.
-        seconds: How long an evaluation takes.
-        start_seconds: How long a worker takes to be ready.
-        dies: Whether a worker dies during a job, called once per job with the number of the worker; it dies halfway.
+        evaluator: Evaluates students in this process.
+        seconds: Simulated duration of an evaluation.
+        start_seconds: Simulated duration of starting a worker.
+        dies: Called once per job with the job and the worker's number; if it returns True, the worker dies halfway.
 
     Attributes:
-        busy_seconds: Seconds that workers spent on evaluations, cut short ones included.
+        busy_seconds: Simulated seconds that workers spent on evaluations, including stopped and lost ones.
     """
 
     def __init__(
@@ -92,12 +95,12 @@ class SimulatedBackend:
         self._running: dict[int, _Running] = {}
 
     def start(self, worker: int) -> None:
-        """Begin to start a worker."""
+        """Start a worker without waiting for it."""
         self._alive.add(worker)
         self._send(worker, self._start_seconds, Ready(self._evaluator.fingerprint, self._evaluator.deterministic))
 
     def assign(self, worker: int, job: Job) -> None:
-        """Hand a job to a worker."""
+        """Send a job to a worker."""
         reports: deque[EpochReport] = deque()
         on_epoch = reports.append if job.stoppable else None
         (evaluation,) = self._evaluator.evaluate([job.config], job.fidelity, on_epoch=on_epoch)
@@ -111,7 +114,7 @@ class SimulatedBackend:
         self._next(worker)
 
     def answer(self, worker: int, stop: bool) -> None:
-        """Tell a worker whether to stop."""
+        """Answer a worker: stop or continue."""
         running = self._running.get(worker)
         if running is None:
             return
@@ -124,12 +127,12 @@ class SimulatedBackend:
         self._next(worker)
 
     def kill(self, worker: int) -> None:
-        """End a worker at once."""
+        """End a worker immediately."""
         self._alive.discard(worker)
         self._running.pop(worker, None)
 
     def wait(self, seconds: float | None) -> list[tuple[int, Message]]:
-        """Return the next message, and set the clock to it."""
+        """Return the next message, and advance the clock to its time."""
         end = math.inf if seconds is None else self._clock.now + seconds
         while (event := self._clock.advance(end)) is not None:
             worker, message = event
@@ -138,11 +141,11 @@ class SimulatedBackend:
                     self.kill(worker)
                 return [event]
         if end == math.inf:
-            raise KDNASError("no simulated worker has a message left; assign a job before waiting without a time limit")
+            raise KDNASError("no simulated worker has a pending message; assign a job before waiting without a limit")
         return []
 
     def now(self) -> float:
-        """Return seconds of the simulated clock."""
+        """Return the time of the simulated clock, in seconds."""
         return self._clock.now
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Workers that evaluate students side by side. Those that die or hang are replaced, and their students tried again."""
+"""A pool of workers that evaluate students in parallel. It replaces workers that die or hang, and retries students."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from kdnas_env.execution.backend import Backend, Job, Lost, Message, Raised, Rea
 from kdnas_env.support.checks import check_number, check_whole
 
 ATTEMPTS = 3
-"""How often a student is tried whose worker dies, and workers are started whose evaluator cannot be made."""
+"""Maximum attempts per student if its workers die, and to start workers if their evaluator cannot be made."""
 
 LOST_STARTS = 10
-"""How many workers in a row may die before they are ready: on a machine that is short of something, not the first."""
+"""Maximum consecutive workers that may die before they are ready, for example on a machine short of memory."""
 
 START_SECONDS = 900.0
-"""Longest time without a single worker that can work."""
+"""Maximum time without any running worker, in seconds."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A student is done with.
+    """The evaluation of a student has ended.
 
     Attributes:
-        ticket: What :meth:`WorkerPool.submit` returned.
+        ticket: The ticket that :meth:`WorkerPool.submit` returned.
         evaluation: Its evaluation.
     """
 
@@ -38,24 +38,24 @@ class Finished:
 
 
 class WorkerPool:
-    """Evaluates students on a number of workers.
+    """Evaluates students on several workers.
 
-    A worker that dies, or is silent for too long and is killed, is replaced, and its student goes to the next that
-    is free. A student that this happens to again and again is taken for the cause: its evaluation is recorded as
-    failed. What an evaluator raises would befall every student (a lost cache, a missing file), so that it ends the
-    search after as many attempts.
+    A worker that dies is replaced, and its student goes to the next free worker. A worker that sends no message within
+    the timeout is killed and replaced as well. A student whose workers die in every attempt is recorded as failed. An
+    exception of an evaluator (a deleted cache, a missing file) would occur for every student, so it ends the search
+    after the same number of attempts.
 
     Args:
-        backend: What the workers are.
-        workers: How many.
-        identity: The workload that their evaluators are to have; None: that of the first.
-        timeout: Seconds after which a silent worker is taken for hung; None: never. It is to be longer
-            than an epoch or a latency probe takes.
-        attempts: How often a student is tried.
+        backend: Starts the workers and communicates with them.
+        workers: Number of workers.
+        identity: Expected workload of the evaluators; None accepts the workload of the first worker.
+        timeout: Seconds without a message after which a worker counts as hung; None for no limit. Must be longer than
+            an epoch and than a latency probe.
+        attempts: Maximum attempts per student.
 
     Attributes:
-        workers: How many.
-        replaced: Workers that were lost so far.
+        workers: Number of workers.
+        replaced: Number of workers that died, hung or failed to start so far.
 
     Raises:
         KDNASError: If a number is out of range.
@@ -84,33 +84,33 @@ class WorkerPool:
         self._tickets = itertools.count()
         self._queue: deque[_Entry] = deque()
         self._idle: dict[int, None] = {}
-        # Whoever was silent longest comes first, so that no others have to be checked for hung workers.
+        # Ordered by last message, oldest first, so that the search for hung workers can stop early.
         self._busy: dict[int, _Assignment] = {}
         self._starting: set[int] = set()
         self._failed_starts = 0
-        self._able = backend.now()
+        self._starting_since = backend.now()
         self._finished: list[Finished] = []
         self._open = 0
 
     @property
     def open(self) -> int:
-        """Students that were submitted and are not finished."""
+        """Number of students that were submitted and are not finished."""
         return self._open
 
     @property
     def free(self) -> int:
-        """How many students could be submitted that would not wait for others."""
+        """Number of students that could be submitted without waiting for others."""
         return max(0, self.workers - self._open)
 
     def now(self) -> float:
-        """Return seconds of the clock of the workers."""
+        """Return the time of the backend's clock, in seconds."""
         return self._backend.now()
 
     def identity(self) -> Ready:
-        """Return the workload of the workers; wait for the first of them, if it is not known.
+        """Return the workload of the workers; if it is unknown, wait until the first worker is ready.
 
         Raises:
-            RunError: If none can be started.
+            RunError: If no worker can be started.
         """
         if self._identity is None and not self._starting:
             self._start()
@@ -126,30 +126,31 @@ class WorkerPool:
         on_epoch: EpochCallback | None = None,
         stoppable: bool = True,
     ) -> int:
-        """Have a student evaluated as soon as a worker is free.
+        """Queue a student for evaluation by the next free worker.
 
         Args:
             config: The student.
             fidelity: The effort.
-            on_epoch: Called, in this process and only within :meth:`wait`, after each of its epochs. If its worker
-                dies, they begin again.
-            stoppable: Whether a true answer of ``on_epoch`` stops the student, for which its worker waits.
+            on_epoch: Called after each epoch, in this process and only within :meth:`wait`. If the worker dies, the
+                epochs start again from the first.
+            stoppable: Whether returning True from ``on_epoch`` stops the training. The worker then waits for the answer
+                after each epoch.
 
         Returns:
-            The ticket under which :meth:`wait` returns the evaluation.
+            A ticket, with which :meth:`wait` returns the evaluation.
         """
         entry = _Entry(next(self._tickets), Job(config, fidelity, stoppable and on_epoch is not None), on_epoch)
         self._queue.append(entry)
         self._open += 1
-        self._employ()
+        self._assign_jobs()
         return entry.ticket
 
     def wait(self) -> list[Finished]:
-        """Return the students that are finished, at least one; wait for it.
+        """Wait until at least one student is finished, and return all finished ones.
 
         Raises:
-            KDNASError: If none was submitted.
-            RunError: If no worker can be started, one has another workload, or an evaluator raises.
+            KDNASError: If no student is being evaluated.
+            RunError: If no worker can be started, a worker has another workload, or an evaluator raises repeatedly.
         """
         if not self._open:
             raise KDNASError("no student is being evaluated; submit one before wait()")
@@ -160,10 +161,10 @@ class WorkerPool:
         return finished
 
     def close(self) -> None:
-        """End all workers; what was submitted is forgotten."""
+        """End all workers, and discard all submitted students."""
         self._backend.close()
-        for kept in (self._queue, self._idle, self._busy, self._starting, self._finished):
-            kept.clear()
+        for collection in (self._queue, self._idle, self._busy, self._starting, self._finished):
+            collection.clear()
         self._open = 0
 
     def __enter__(self) -> WorkerPool:
@@ -175,25 +176,25 @@ class WorkerPool:
         self.close()
 
     def _listen(self) -> None:
-        """Take in all messages, and keep the workers busy.
+        """Handle new messages, replace hung workers, and assign waiting students.
 
         Raises:
-            RunError: If the search cannot go on. Finished students are returned first.
+            RunError: If the search cannot continue and no finished student is waiting to be returned.
         """
         problem: RunError | None = None
         for worker, message in self._backend.wait(self._seconds_to_wait()):
             try:
-                self._take(worker, message)
+                self._handle_message(worker, message)
             except RunError as error:
                 problem = error
         if problem is None:
-            self._give_up_on_the_hung()
-            self._employ()
+            self._replace_hung_workers()
+            self._assign_jobs()
         elif not self._finished:
             raise problem
 
-    def _employ(self) -> None:
-        """Give what is waiting to whoever is idle, and start workers where there are too few."""
+    def _assign_jobs(self) -> None:
+        """Assign waiting students to idle workers, and start workers if there are too few."""
         while self._queue and self._idle:
             entry, worker = self._queue.popleft(), next(iter(self._idle))
             del self._idle[worker]
@@ -207,7 +208,7 @@ class WorkerPool:
     def _start(self) -> None:
         number = next(self._numbers)
         if not self._starting:
-            self._able = self._backend.now()
+            self._starting_since = self._backend.now()
         self._starting.add(number)
         self._backend.start(number)
 
@@ -216,21 +217,21 @@ class WorkerPool:
         self._busy[worker] = _Assignment(entry, self._backend.now())
 
     def _seconds_to_wait(self) -> float | None:
-        """Return when somebody is to be given up on; None: never."""
-        ends = [assignment.heard + self._timeout for assignment in self._busy.values()][:1]
+        """Return the seconds until the next timeout of a worker; None if there is none."""
+        ends = [assignment.last_message + self._timeout for assignment in self._busy.values()][:1]
         if not self._busy and not self._idle:
-            ends.append(self._able + START_SECONDS)
+            ends.append(self._starting_since + START_SECONDS)
         end = min(ends, default=math.inf)
         return None if end == math.inf else max(0.0, end - self._backend.now())
 
-    def _take(self, worker: int, message: Message) -> None:
-        """Take in a message of a worker.
+    def _handle_message(self, worker: int, message: Message) -> None:
+        """Handle a message of a worker.
 
         Raises:
             RunError: If the search cannot go on.
         """
         if worker in self._starting:
-            self._begin(worker, message)
+            self._handle_start(worker, message)
         elif worker in self._idle:  # it can only have died
             del self._idle[worker]
             self.replaced += 1
@@ -244,7 +245,7 @@ class WorkerPool:
                 return
             del self._busy[worker]
             if isinstance(message, Lost):
-                self._lose(entry, message.reason)
+                self._retry_or_fail(entry, message.reason)
                 return
             self._idle[worker] = None
             if isinstance(message, Evaluation):
@@ -254,18 +255,18 @@ class WorkerPool:
                 if entry.attempts >= self._attempts:
                     raise RunError(f"no student can be evaluated: {message.error}")
 
-    def _begin(self, worker: int, message: Message) -> None:
-        """Take in how the start of a worker went.
+    def _handle_start(self, worker: int, message: Message) -> None:
+        """Handle the first message of a worker: it is ready or could not be started.
 
         Raises:
-            RunError: If too many went wrong, or it has another workload.
+            RunError: If too many starts failed, or the worker has another workload.
         """
         self._starting.discard(worker)
         if isinstance(message, Ready):
             self._identity = self._identity or message
             if message.fingerprint != self._identity.fingerprint:
                 raise RunError(
-                    f"worker {worker} evaluates workload {message.fingerprint[:12]}, but the search is of "
+                    f"worker {worker} evaluates workload {message.fingerprint[:12]}, but the search uses "
                     f"{self._identity.fingerprint[:12]}: another teacher, corpus, kind of device or version of kdnas; "
                     "make them the same on all machines"
                 )
@@ -282,36 +283,36 @@ class WorkerPool:
         if self._identity is None and not self._starting:
             self._start()
 
-    def _lose(self, entry: _Entry, reason: str) -> None:
-        """Try a student again whose worker is gone, or give it up."""
+    def _retry_or_fail(self, entry: _Entry, reason: str) -> None:
+        """Retry a student whose worker died, or record it as failed after the last attempt."""
         self.replaced += 1
         entry.losses.append(reason)
         if entry.attempts < self._attempts:
-            # First, not last: those of its round wait for it.
+            # First in the queue, because the other students of its batch wait for it.
             self._queue.appendleft(entry)
             return
         error = f"given up after {entry.attempts} attempts: {'; '.join(dict.fromkeys(entry.losses))}"
         failed = Evaluation(entry.job.config, entry.job.fidelity, Status.FAILED, error=error)
         self._finished.append(Finished(entry.ticket, failed))
 
-    def _give_up_on_the_hung(self) -> None:
-        """Kill workers that were silent for too long.
+    def _replace_hung_workers(self) -> None:
+        """Kill workers that sent no message within the timeout, and retry their students.
 
         Raises:
-            RunError: If there has been no worker at all for too long.
+            RunError: If no worker became ready within ``START_SECONDS``.
         """
         now = self._backend.now()
         while self._busy:
             worker, assignment = next(iter(self._busy.items()))
-            if now - assignment.heard < self._timeout:
+            if now - assignment.last_message < self._timeout:
                 break
             del self._busy[worker]
             self._backend.kill(worker)
-            self._lose(assignment.entry, f"the worker said nothing for {self._timeout:g} s and was killed")
-        if not self._busy and not self._idle and self._starting and now - self._able >= START_SECONDS:
+            self._retry_or_fail(assignment.entry, f"the worker sent no message for {self._timeout:g} s and was killed")
+        if not self._busy and not self._idle and self._starting and now - self._starting_since >= START_SECONDS:
             raise RunError(
-                f"no worker could be started in {START_SECONDS:g} s; see whether the machines have as many free cores "
-                "and GPUs as a worker is to have"
+                f"no worker could be started in {START_SECONDS:g} s; check that the machines have free cores "
+                "and GPUs for each worker"
             )
 
 
@@ -327,4 +328,4 @@ class _Entry:
 @dataclass(frozen=True, eq=False)
 class _Assignment:
     entry: _Entry
-    heard: float
+    last_message: float

@@ -1,1 +1,1 @@
-"""Exports of encoders and classifiers: checked folders in hub layout, with or without ONNX graphs."""
+"""Exports of encoders and classifiers: verified folders in the hub's layout, with or without ONNX graphs."""

@@ -1,4 +1,4 @@
-"""Whether an export computes what the model computes."""
+"""Checks that an export computes the same outputs as the model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.errors import ExportError
 
 TOLERANCE = 1e-4
-"""Largest deviation of a hidden state, absolute; of a logit as a share of the largest one where that is above 1."""
+"""Maximum deviation: absolute for hidden states; for logits relative to the largest one, if that is above 1."""
 
 RELOADED_TOLERANCE = 1e-5
-"""The same where weights are equal: how they are aligned in memory decides how sums are rounded."""
+"""The same for equal weights, where only the memory alignment changes how sums are rounded."""
 
 SHAPES = ((1, 1), (1, 7), (3, 16), (2, 128), (9, 5))
-"""Batch sizes and lengths that are compared: 1, and larger ones than an export is traced with."""
+"""Batch sizes and lengths to compare: 1, and larger ones than the export was traced with."""
 
 Batch = dict[str, NDArray[np.int64]]
 """Inputs of an encoder by name, each ``(batch, length)``."""
@@ -32,12 +32,12 @@ Forward = Callable[[Batch], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Check:
-    """A comparison that was passed.
+    """A successful comparison.
 
     Attributes:
-        max_abs_error: Largest absolute deviation of a hidden state of a real token, a logit, or a vector's component.
-        tolerance: Largest one allowed.
-        shapes: Batches and lengths that were compared, with padding where the batch is larger than one.
+        max_abs_error: Largest absolute deviation of a hidden state (without padding), a logit, or a vector component.
+        tolerance: Maximum deviation allowed.
+        shapes: Compared batch sizes and lengths; batches larger than one are padded.
     """
 
     max_abs_error: float
@@ -48,13 +48,13 @@ class Check:
 def random_batch(
     architecture: EncoderArchitecture, names: Sequence[str], shape: tuple[int, int], generator: np.random.Generator
 ) -> Batch:
-    """Draw token ids, padded on the right: the first row is full, others have a random length.
+    """Draw random token ids, padded on the right: the first row has the full length, others a random one.
 
     Args:
-        architecture: Of the model.
-        names: Inputs to make.
-        shape: Batch and length; the latter is cut to what the model takes.
-        generator: Source of randomness.
+        architecture: Architecture of the model.
+        names: Names of the inputs.
+        shape: Batch size and length; the length is limited to the model's maximum.
+        generator: Random generator.
     """
     rows, length = shape[0], min(shape[1], architecture.max_length)
     ids = generator.integers(architecture.vocab_size - 1, size=(rows, length))
@@ -74,8 +74,8 @@ def torch_forward(model: torch.nn.Module) -> Forward:
 
     @torch.inference_mode()
     def run(batch: Batch) -> NDArray[np.float32]:
-        # The first output of an encoder are its last hidden states, of a classifier its logits, of an embedding student
-        # its vectors.
+        # The first output is the last hidden states of an encoder, the logits of a classifier, or the vectors of an
+        # embedding student.
         output = model(**{name: torch.from_numpy(array) for name, array in batch.items()})[0]
         array: NDArray[np.float32] = output.numpy()
         return array
@@ -106,16 +106,16 @@ def check_equal(
     """Compare an export with its model on random tokens in batches of ``SHAPES``.
 
     Args:
-        what: Name of the export, for the message.
-        export: What was exported.
-        model: What it should compute.
-        architecture: Of the model.
-        names: Inputs of both.
-        tolerance: Largest deviation allowed, see :data:`TOLERANCE`.
+        what: For the message: name of the export.
+        export: Forward pass of the export.
+        model: Forward pass of the model.
+        architecture: Architecture of the model.
+        names: Names of the inputs of both.
+        tolerance: Maximum deviation, see :data:`TOLERANCE`.
         seed: Seed of the tokens.
 
     Raises:
-        ExportError: If it deviates by more.
+        ExportError: If the deviation is larger.
     """
     generator = np.random.default_rng(seed)
     shapes, errors, largest = [], [], 1.0
@@ -129,13 +129,13 @@ def check_equal(
         else:
             largest = max(largest, float(np.abs(expected).max()))
         errors.append(np.abs(actual - expected).max())
-    worst = float(np.max(errors))  # NaN if any is.
+    worst = float(np.max(errors))  # NaN if any error is NaN
     tolerance *= largest
     if not worst <= tolerance:
         rows, length = shapes[int(np.argmax(errors))]
         raise ExportError(
-            f"{what} does not compute what the model computes: its outputs are off by up to {worst:.3g} "
-            f"(batch {rows}, length {length}), {tolerance:g} is allowed; nothing was written. try other versions of "
+            f"{what} does not compute what the model computes: its outputs deviate by up to {worst:.3g} "
+            f"(batch {rows}, length {length}); the limit is {tolerance:g}. Nothing was written; try other versions of "
             "torch and onnxruntime, or export to safetensors"
         )
     return Check(worst, tolerance, tuple(shapes))

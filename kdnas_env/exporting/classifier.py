@@ -1,4 +1,4 @@
-"""The folder of a classifier: what task distillation makes, as transformers loads it."""
+"""The folder of a classifier: the result of task distillation, in a form that transformers can load."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kdnas_env.tasks.specs import Split, TaskData
 from kdnas_env.tasks.teacher import TaskTeacher
 
 TOLERANCE = 1e-5
-"""Largest deviation of a logit, as a share of the largest logit where that is above 1."""
+"""Maximum deviation of a logit, relative to the largest logit if that is above 1."""
 
 _CHECKED_TEXTS = 64
 _PACKAGES = ("kdnas", "torch", "transformers")
@@ -42,12 +42,12 @@ def save_classifier(
     teacher_score: TaskScore | None = None,
     unlabelled: str = "",
 ) -> ClassifierRecord:
-    """Write a distilled student with its head to a folder that transformers loads; complete or not at all.
+    """Write a distilled student with its head to a folder that transformers can load, completely or not at all.
 
     ``pipeline("text-classification", model=FOLDER)`` and ``AutoModelForSequenceClassification.from_pretrained(FOLDER)``
-    give the logits that were scored, which is checked. The folder holds the configuration with the names of the
-    classes, the weights, the tokenizer (which truncates at the length of the training), a model card, ``task.json`` (a
-    :class:`kdnas_env.exporting.record.ClassifierRecord`) and the lineage if it is known.
+    return the logits that were scored; this is checked. The folder holds the configuration with the names of the
+    classes, the weights, the tokenizer (which truncates at the training length), a model card, ``task.json`` (a
+    :class:`kdnas_env.exporting.record.ClassifierRecord`) and the lineage if known.
 
     Args:
         folder: The folder; an older classifier in it is replaced.
@@ -55,17 +55,17 @@ def save_classifier(
         tokenizer: Its tokenizer.
         task: The task.
         teacher: The task's teacher.
-        lineage: Origin of the student's encoder; None if it is not known.
-        teacher_score: Score of the task's teacher, for the card; None if it is not known.
-        unlabelled: Fingerprint of the text without labels that it learnt from; empty if that is not known.
+        lineage: Origin of the student's encoder; None if unknown.
+        teacher_score: Score of the task's teacher, for the card; None if unknown.
+        unlabelled: Fingerprint of the unlabelled training text; empty if unknown.
 
     Returns:
         The record that was written.
 
     Raises:
-        KDNASError: If the student has another head than the native one.
-        ExportError: If the folder holds something else, cannot be written, or does not give the logits that were
-            scored. Nothing is left behind.
+        KDNASError: If the student's head is not the native one.
+        ExportError: If the folder holds something else, cannot be written, or does not reproduce the scored logits.
+            Nothing is left behind.
     """
     model = distilled.model.pretrained()
     limited = copy.deepcopy(tokenizer)
@@ -99,7 +99,7 @@ def save_classifier(
 
 
 def _check_logits(folder: Path, distilled: TaskDistillation, tokenizer: Any, task: TaskData, max_length: int) -> None:
-    """Compare what transformers loads with what was trained, on texts that were scored."""
+    """Compare the reloaded model with the trained one on scored texts."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     split = task.evaluation[distilled.score.scored[0]]
@@ -112,6 +112,6 @@ def _check_logits(folder: Path, distilled: TaskDistillation, tokenizer: Any, tas
     error = float(np.abs(logits.reshape(expected.shape) - expected).max())
     if not error <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise ExportError(
-            f"transformers loads a classifier whose logits deviate by up to {error:.3g}; nothing was written. try "
+            f"the reloaded classifier's logits deviate by up to {error:.3g}; nothing was written. Try "
             "another version of transformers"
         )

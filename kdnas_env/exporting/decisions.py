@@ -1,4 +1,4 @@
-"""Whether the graph of a classifier decides as the classifier does, on text and by labels."""
+"""Comparison of the decisions of a classifier's graph with those of the classifier itself."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from kdnas_env.tasks.scores import task_metric
 from kdnas_env.tasks.specs import REGRESSION, decide
 
 LARGEST_SCORE_LOSS = 0.004
-"""How much of its score, a number from 0 to 1, an int8 graph may lose, beyond the standard error of the loss."""
+"""Maximum loss of score (from 0 to 1) of an int8 graph, in addition to the standard error of the loss."""
 
 LEAST_AGREEMENT = 0.99
-"""Share of the decisions that an int8 graph must share with the model where there are no labels."""
+"""Minimum share of decisions that an int8 graph and the model must agree on, without labels."""
 
 _LEAST_AGREEMENT_WITH_LABELS = 0.95
-"""The same with labels: a graph that decides otherwise is another classifier, even if its score is as good."""
+"""The same with labels. Below it, the graph is a different classifier, even if its score is equal."""
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """A comparison of the decisions of a graph with those of the model in PyTorch.
+    """Comparison of the decisions of a graph with those of the PyTorch model.
 
     Attributes:
         kind: Kind of the task.
         samples: Number of texts.
         text: Origin of the texts.
         max_abs_error: Largest absolute deviation of a logit.
-        agreement: Share of the texts with the same decision; of numbers, the share of their variance that is
-            explained.
+        agreement: Share of the texts with the same decision; for regression, the share of explained variance of the
+            model's numbers.
         score: Score of the graph, the mean of the task's metrics over all texts; None without labels.
         model_score: Score of the model.
     """
@@ -48,7 +48,7 @@ class Decisions:
 
     @property
     def allowed(self) -> str:
-        """What an int8 graph may lose, in words."""
+        """The acceptance criterion of an int8 graph, as text."""
         return (
             f"it may lose {LARGEST_SCORE_LOSS:g} of the score and the standard error of the loss, or without labels "
             f"{1 - LEAST_AGREEMENT:.0%} of the decisions, of few texts one"
@@ -56,10 +56,10 @@ class Decisions:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the difference between the scores, by the decisions that differ; 0 of numbers.
+        """Standard error of the difference between the scores, estimated from differing decisions; 0 for regression.
 
-        Each of ``n`` differing decisions of ``samples`` gains or loses ``1 / samples`` of an accuracy: the standard
-        deviation of their sum is at most ``sqrt(n) / samples`` (the variance that McNemar's test has).
+        Each of ``n`` differing decisions of ``samples`` changes an accuracy by ``1 / samples``. The standard deviation
+        of their sum is at most ``sqrt(n) / samples`` (the variance in McNemar's test).
         """
         differing = 0 if self.kind == REGRESSION else round((1 - self.agreement) * self.samples)
         return float(np.sqrt(differing) / self.samples)
@@ -68,7 +68,7 @@ class Decisions:
     def acceptable(self) -> bool:
         """Whether an int8 graph may be exported.
 
-        A loss that chance explains, such as one decision of few texts, is no reason against it.
+        A loss that may be due to chance, such as one decision of a few texts, is accepted.
         """
         if not np.isfinite(self.max_abs_error) or self.agreement < _LEAST_AGREEMENT_WITH_LABELS:
             return False
@@ -78,7 +78,7 @@ class Decisions:
         return self.model_score - self.score <= LARGEST_SCORE_LOSS + self.standard_error
 
     def in_words(self) -> str:
-        """Return the comparison as a clause."""
+        """Return the comparison as text."""
         words = f"{self.agreement:.2%} of {self.samples} decisions ({self.text}) are the model's"
         if self.kind == REGRESSION:
             words = (
@@ -94,10 +94,10 @@ def compare_decisions(logits: NDArray[np.float32], expected: NDArray[np.float32]
     """Compare logits of a graph with those of the model.
 
     Args:
-        logits: Of the graph, float32 ``(samples, classes)``; for numbers ``(samples, 1)``.
-        expected: Of the model, alike.
+        logits: Logits of the graph, float32 ``(samples, classes)``; for regression ``(samples, 1)``.
+        expected: Logits of the model, of the same shape.
         kind: Kind of the task.
-        text: The texts, in the order of the logits, with their labels if they have any.
+        text: The texts in the order of the logits, with labels if available.
     """
     error = float(np.abs(logits - expected).max())
     if kind == REGRESSION:

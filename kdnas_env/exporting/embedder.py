@@ -1,4 +1,4 @@
-"""The folder of an embedding student: a model of Sentence Transformers, whose encoder transformers loads too."""
+"""The folder of an embedding student: a model of Sentence Transformers, whose encoder transformers can load too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kdnas_env.tasks.kept_tensors import key_of
 from kdnas_env.tasks.vectors import EmbeddingTeacher, open_embedder, vectors
 
 TOLERANCE = 1e-5
-"""Largest deviation of a component of a unit vector."""
+"""Maximum deviation of a component of a unit vector."""
 
 DISTILLED = "embedding distillation"
 _PACKAGES = ("kdnas", "torch", "transformers", "sentence-transformers")
@@ -40,26 +40,26 @@ def save_embedder(
     lineage: Lineage,
     drawn: Mapping[str, Any] | None = None,
 ) -> EmbedderRecord:
-    """Write an embedding student to a folder; complete or not at all.
+    """Write an embedding student to a folder, completely or not at all.
 
-    ``SentenceTransformer(FOLDER)`` gives the vectors that were scored, which is checked.
+    ``SentenceTransformer(FOLDER)`` returns the vectors that were scored; this is checked.
 
     Args:
         folder: The folder; an older embedding student in it is replaced.
         distilled: The student.
-        teacher: What it imitates.
-        settings: How it was trained.
+        teacher: The imitated teacher.
+        settings: Training settings.
         made_from: See :class:`EmbedderRecord`.
-        source: Where the texts come from.
+        source: Source of the texts.
         seed: Seed of the training.
         lineage: Origin of the student's encoder.
-        drawn: See :class:`EmbedderRecord`; None if it is not known.
+        drawn: See :class:`EmbedderRecord`; None if unknown.
 
     Returns:
         The record that was written.
 
     Raises:
-        ExportError: If the folder holds something else, cannot be written, or gives other vectors. Nothing is left
+        ExportError: If the folder holds something else, cannot be written, or returns other vectors. Nothing is left
             behind.
     """
     record = EmbedderRecord(
@@ -99,10 +99,10 @@ def save_embedder(
 
 
 def _check_vectors(folder: Path, model: Any) -> None:
-    """Compare what Sentence Transformers loads with what was trained."""
+    """Compare the reloaded model with the trained one."""
     error = float(np.abs(vectors(open_embedder(folder), _CHECKED_TEXTS) - vectors(model, _CHECKED_TEXTS)).max())
     if not error <= TOLERANCE:
         raise ExportError(
-            f"sentence-transformers loads a model whose vectors deviate by up to {error:.3g}; nothing was written. try "
-            "another version of it"
+            f"the reloaded embedding student's vectors deviate by up to {error:.3g}; nothing was written. Try "
+            "another version of sentence-transformers"
         )

@@ -1,4 +1,4 @@
-"""The folder of an export: written whole or not at all."""
+"""The folder of an export, which is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MARKED = {
     VOCABULARY: "a teacher of a smaller vocabulary",
     EMBEDDER: "an embedding student",
 }
-"""Files that mark folders that may be replaced."""
+"""Files that mark folders which a new export may replace, and what they contain."""
 
 _NO_SPACE = os.strerror(errno.ENOSPC)
 
@@ -30,15 +30,15 @@ _NO_SPACE = os.strerror(errno.ENOSPC)
 def checked_target(
     out: str | os.PathLike[str], model: str | os.PathLike[str] | None = None, marker: str = EXPORT
 ) -> Path:
-    """Return where an export goes.
+    """Check the folder of an export, and return its path.
 
     Args:
         out: The folder.
-        model: What is exported; None if that is not in a folder.
-        marker: File that marks the folders that may be replaced, such as :data:`EXPORT` or :data:`TASK`.
+        model: The exported model; None if it is not in a folder.
+        marker: File that marks folders which may be replaced, such as :data:`EXPORT` or :data:`TASK`.
 
     Raises:
-        ExportError: If the folder is a file, is or contains the model, or holds something that may not be replaced.
+        ExportError: If the folder is a file, is or contains the model, or holds something that must not be replaced.
     """
     target, source = expanded(out).absolute(), None if model is None else expanded(model)
     target = target.resolve() if target.is_symlink() else target
@@ -59,13 +59,13 @@ def checked_target(
 
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
-    """Fill a temporary folder, which takes the place of the target when the block ends well, and goes if it does not.
+    """Provide a temporary folder, which replaces the target if the block succeeds, and is removed if it fails.
 
     Yields:
         The temporary folder.
 
     Raises:
-        ExportError: If it cannot be written.
+        ExportError: If the folder cannot be written.
     """
     missing = [parent for parent in target.parents if not parent.exists()]
     temporary, done = None, False
@@ -77,7 +77,7 @@ def written_whole(target: Path) -> Iterator[Path]:
         _take_place(temporary, target)
         done = True
     except Exception as error:
-        # Libraries in Rust or C++ report a full disk only in the text of an exception of their own.
+        # Rust and C++ libraries report a full disk only in the message of their own exceptions.
         if isinstance(error, OSError) or (_NO_SPACE in str(error) and not isinstance(error, ExportError)):
             raise _cannot_be_written(target, error) from error
         raise
@@ -91,7 +91,7 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 
 def _has_marker(folder: Path, marker: str) -> bool:
-    if marker != EXPORT and (folder / EXPORT).exists():  # An export of a classifier has its record too.
+    if marker != EXPORT and (folder / EXPORT).exists():  # An export of a classifier also contains its record.
         return False
     try:
         return "format" in parse_json((folder / marker).read_text(encoding="utf-8"))
@@ -124,7 +124,7 @@ def _take_place(new: Path, target: Path) -> None:
 def _cannot_be_written(target: Path, error: Exception) -> ExportError:
     if _NO_SPACE in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
         return ExportError(
-            f"no space is left to write the export to {str(target)!r}; nothing was kept. free some, or give a folder "
+            f"no space is left to write the export to {str(target)!r}; nothing was kept. Free space, or give a folder "
             "on another disk with `out`"
         )
     return ExportError(
@@ -133,10 +133,10 @@ def _cannot_be_written(target: Path, error: Exception) -> ExportError:
 
 
 def files_in(folder: Path) -> list[str]:
-    """Return the files of a folder, by their paths in it."""
+    """Return the files of a folder, as paths relative to it."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 (hex) of every file of a folder, by its path in it."""
+    """Return the SHA-256 (hex) of each file of a folder, by its relative path."""
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files_in(folder)}

@@ -34,19 +34,19 @@ def check_repo_id(repo_id: str) -> None:
 def push_folder(
     folder: str | os.PathLike[str], repo_id: str, *, private: bool = True, endpoint: str | None = None
 ) -> str:
-    """Upload an export to the hub, with the credentials that ``hf auth login`` left.
+    """Upload an export to the hub, with the credentials of ``hf auth login``.
 
     Args:
         folder: The export.
-        repo_id: Its name on the hub, OWNER/NAME; made if it does not exist.
-        private: Whether a new one is private.
-        endpoint: Address of the hub; None for the usual one.
+        repo_id: Its name on the hub, OWNER/NAME; created if it does not exist.
+        private: Whether a newly created model is private.
+        endpoint: Address of the hub; None for the default.
 
     Returns:
         The address of the model.
 
     Raises:
-        ExportError: If it cannot be pushed. The folder stays.
+        ExportError: If the upload fails. The local folder is kept.
     """
     from huggingface_hub import HfApi
 
@@ -56,10 +56,10 @@ def push_folder(
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=url.repo_id, folder_path=os.fspath(folder), commit_message="Export of kdnas")
     except Exception as error:
-        # A missing login, a refused name and a network that is down have exceptions of their own.
+        # Missing logins, refused names and network failures raise different types.
         raise ExportError(
-            f"the export in {os.fspath(folder)!r} is complete, but cannot be pushed to {repo_id!r}: {one_line(error)}; "
-            "check the network and the login (hf auth login), and push the folder with hf upload"
+            f"the export in {os.fspath(folder)!r} is complete, but uploading it to {repo_id!r} failed: "
+            f"{one_line(error)}; check network and login (hf auth login), and upload the folder with hf upload"
         ) from error
     return str(url)
 

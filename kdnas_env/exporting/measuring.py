@@ -1,7 +1,7 @@
-"""Size and speed of exported files as they are served, beside their teacher; and the record of all that is measured.
+"""Size and speed of exported files relative to their teacher, and the record of all measurements.
 
-The teacher is timed as a file of the same format: int8 makes large models faster than small ones, so that a speed-up is
-one within a format only.
+The teacher is timed as a file of the same format. Quantisation to int8 speeds up large models more than small ones,
+so a speed-up across formats would be misleading.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ from kdnas_env.tasks.specs import Split
 from kdnas_env.tasks.vector_scores import EmbeddingScore
 
 SIMILARITY = "Spearman's correlation of the cosines of all pairs of texts with the teacher's"
-"""Score of an embedding model, in words."""
+"""The score of an embedding model, as text."""
 
 FILES = {"float32": GRAPH, "int8": INT8_GRAPH}
-"""Files of an export by their format."""
+"""Files of an export, by format."""
 
 _PROBE = ("batch_size", "sequence_length", "threads")
 _SESSIONS = 5
-"""Sessions that a file is timed in: how each lays out its memory changes its speed by some percent."""
-_LEAST_ROUNDS = 20
-"""Rounds of a session at least: on a busy machine the time of a probe is up after a few, which tell too little."""
+"""Sessions per file. Each has another memory layout, which changes the speed by a few percent."""
+_MIN_ROUNDS = 20
+"""Minimum rounds per session. On a busy machine, the time limit of a probe would allow only a few."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of an exported file; plain data.
+    """Measurements of an exported file; plain data.
 
     Attributes:
-        file: The file, by its path in the folder of the export.
+        file: The file, relative to the folder of the export.
         format: ``float32`` or ``int8``.
         size_mb: Its megabytes (1e6 bytes).
-        latency_ms: Milliseconds of a pass, the median over sessions.
-        teacher_latency_ms: The same of the teacher, in the same format.
-        speedup: Time of the teacher over that of the student, the median over sessions.
-        speedups: The same in each session.
-        probe: Batch size, sequence length and threads of these.
-        chosen_by: Share of the teacher's score on what candidates are chosen by.
-        scored: The same on the splits that make the score, which choose nothing.
-        standings: The scores themselves on these splits; empty in records of earlier versions, and of vectors.
-        vectors: Of an embedding model: all that tells how its vectors compare with the teacher's, on what is scored.
+        latency_ms: Milliseconds per forward pass, median over sessions.
+        teacher_latency_ms: The same for the teacher, in the same format.
+        speedup: Latency of the teacher divided by that of the student, median over sessions.
+        speedups: The same for each session.
+        probe: Batch size, sequence length and threads of the timing.
+        chosen_by: Share of the teacher's score kept on the split that candidates are selected on.
+        scored: The same on the scored splits, which are not used for selection.
+        standings: The scores on these splits; empty for embedding models, and in records of earlier versions.
+        vectors: For an embedding model: full comparison of its vectors with the teacher's on the scored texts.
     """
 
     file: str
@@ -77,7 +77,7 @@ class Measured:
 
     @property
     def conditions(self) -> str:
-        """How it was measured, in words."""
+        """The conditions of the measurement, as text."""
         batch, length, threads = (self.probe[name] for name in _PROBE)
         of_vectors = "" if self.vectors is None else f". The score is {SIMILARITY}"
         return (
@@ -88,7 +88,7 @@ class Measured:
 
     @property
     def warning(self) -> str | None:
-        """Why the share of the teacher's score says little, in words; None where the teacher knows its task."""
+        """Warning, as text, that the share of the teacher's score means little; None if the teacher is good enough."""
         weak = [standing for standing in self.standings if standing.teacher_is_weak]
         if not weak:
             return None
@@ -98,7 +98,7 @@ class Measured:
             for score, low, high in (standing.teacher,)
         )
         return (
-            f"the teacher hardly beats the {weak[0].answer} ({scores}), so the share of its score that is kept says "
+            f"the teacher hardly beats the {weak[0].answer} ({scores}), so the share of its score that is kept means "
             "little; give more labels, or another teacher"
         )
 
@@ -109,15 +109,15 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class TeacherGraph:
-    """A teacher as it is written to a file, beside which exports are timed.
+    """A teacher that can be written to a file, to be timed with exports.
 
     Attributes:
-        fingerprint: SHA-256 (hex) of what decides it.
-        model: The model, a function of the inputs of its encoder.
+        fingerprint: SHA-256 (hex) of everything that determines the teacher.
+        model: The model, as a function of the inputs of its encoder.
         tokenizer: Its tokenizer.
-        max_length: Longest text in tokens.
+        max_length: Maximum length of a text in tokens.
         outputs: Outputs of the graph by name.
-        texts: Two texts, in one or two columns.
+        texts: Two example texts, in one or two columns.
     """
 
     fingerprint: str
@@ -128,7 +128,7 @@ class TeacherGraph:
     texts: Split
 
     def write(self, path: Path) -> None:
-        """Write it as a graph."""
+        """Write the teacher as a graph."""
         batch = pad(encode(self.tokenizer, self.texts, self.max_length), self.tokenizer.pad_token_id)
         example = {name: batch[name] for name in INPUT_NAMES if name in batch}
         write_graph(self.model, example, path, longest=self.max_length, outputs=self.outputs)
@@ -136,10 +136,10 @@ class TeacherGraph:
 
 @dataclass(frozen=True)
 class TeacherFiles:
-    """Files of the teachers beside which exports are timed; each is written once.
+    """Files of teachers, to be timed with exports; each is written once.
 
     Attributes:
-        folder: Where they are.
+        folder: Folder of the files.
     """
 
     folder: Path
@@ -164,7 +164,7 @@ class TeacherFiles:
 
 @contextmanager
 def teacher_files() -> Iterator[TeacherFiles]:
-    """Make room for the files of teachers for the block."""
+    """Provide a temporary folder for the files of teachers in the block."""
     with scratch_folder("teacher") as folder:
         yield TeacherFiles(folder)
 
@@ -172,24 +172,24 @@ def teacher_files() -> Iterator[TeacherFiles]:
 def size_and_speed(
     export: Path, format: str, teacher: TeacherGraph, settings: LatencySettings, beside: TeacherFiles
 ) -> dict[str, Any]:
-    """Return the fields of :class:`Measured` that do not depend on scores.
+    """Return those fields of :class:`Measured` that do not depend on scores.
 
     Args:
         export: Folder of the export.
-        format: Which of its files: ``float32`` or ``int8``.
-        teacher: The teacher that is timed beside it.
-        settings: Batch size, sequence length, threads, and how long to measure.
+        format: File to measure: ``float32`` or ``int8``.
+        teacher: The teacher to compare with.
+        settings: Batch size, sequence length, threads, and duration.
         beside: Files of teachers.
 
     Raises:
-        RunError: If the lock of the cores cannot be used.
+        RunError: If the CPU lock cannot be used.
     """
     students, teachers, speedups = [], [], []
-    rounds = max(settings.min_rounds, _LEAST_ROUNDS)
+    rounds = max(settings.min_rounds, _MIN_ROUNDS)
     settings = replace(settings, min_rounds=rounds, max_rounds=max(settings.max_rounds, rounds))
     with training_lock():
         theirs = beside.file(teacher, format)
-    # A student may have fewer tokens than its teacher.
+    # A student's vocabulary may be smaller than its teacher's.
     timed = (export / FILES[format], own_tokenizer(export)), (theirs, teacher.tokenizer)
     clock = select_clock(settings)
     for _ in range(_SESSIONS):
@@ -220,17 +220,17 @@ def own_tokenizer(export: Path) -> Any:
 
 
 def served(export: Path, format: str, output: str) -> Callable[[Split], NDArray[np.float32]]:
-    """Open a file of an export, and return what gives an output of it, text by text, as it is served.
+    """Open a file of an export, and return a function that computes an output text by text, as in deployment.
 
     Args:
         export: Folder of the export.
-        format: Which of its files: ``float32`` or ``int8``.
+        format: File to open: ``float32`` or ``int8``.
         output: Name of the output.
 
     Returns:
         A function from texts to the output, float32 ``(texts, width)``.
     """
-    tokenizer, session = own_tokenizer(export), _opened(export / FILES[format], torch.get_num_threads())
+    tokenizer, session = own_tokenizer(export), _open_session(export / FILES[format], torch.get_num_threads())
     names = [wanted.name for wanted in session.get_inputs()]
 
     def run(texts: Split) -> NDArray[np.float32]:
@@ -243,18 +243,18 @@ def served(export: Path, format: str, output: str) -> Callable[[Split], NDArray[
     return run
 
 
-def _opened(file: Path, threads: int) -> Any:
+def _open_session(file: Path, threads: int) -> Any:
     try:
         return open_graph(file, threads)
     except MemoryError:
         raise
-    except Exception as error:  # whatever ONNX Runtime raises for a file that is damaged
+    except Exception as error:  # ONNX Runtime raises many types of errors for damaged files
         raise ExportError(f"{str(file)!r} cannot be opened: {one_line(error)}; export the model again") from error
 
 
 def _pass(file: Path, tokenizer: Any, settings: LatencySettings) -> Pass:
-    """Return a pass of a file in a new session, on random tokens without padding."""
-    session = _opened(file, settings.threads)
+    """Return a forward pass of a file in a new session, on random tokens without padding."""
+    session = _open_session(file, settings.threads)
     shape = settings.batch_size, settings.sequence_length
     ids = np.random.default_rng(settings.seed).integers(tokenizer.vocab_size - 1, size=shape)
     batch = {"input_ids": ids + (ids >= tokenizer.pad_token_id), "attention_mask": np.ones_like(ids)}

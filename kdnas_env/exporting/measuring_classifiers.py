@@ -1,4 +1,4 @@
-"""What an exported classifier is worth as it is served: size, speed and score, beside its teacher."""
+"""Measurements of an exported classifier as deployed: size, speed and score relative to its teacher."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kdnas_env.tasks.splits import choosing_name, choosing_splits
 from kdnas_env.tasks.teacher import TaskTeacher
 
 Decided = Mapping[str, NDArray[Any]]
-"""What a classifier decides: of each split, as :meth:`kdnas_env.tasks.specs.TaskSpec.decide` returns it."""
+"""Decisions of a classifier on each split, as returned by :meth:`kdnas_env.tasks.specs.TaskSpec.decide`."""
 
 
 def measure_classifier(
@@ -38,17 +38,17 @@ def measure_classifier(
 
     Args:
         export: Folder of the export.
-        format: Which of its files: ``float32`` or ``int8``.
+        format: File to measure: ``float32`` or ``int8``.
         task: The task.
-        teacher: Its teacher; where it has several members, one of them is timed.
-        latency: Batch size, sequence length, threads, and how long to measure.
-        beside: Files of teachers, of which one is timed.
-        decided: What :func:`decide` returned of the file, if that is known.
-        cache_dir: Where the soft labels of the teacher are kept.
-        progress: Told what is done.
+        teacher: Its teacher; if it has several members, one of them is timed.
+        latency: Batch size, sequence length, threads, and duration.
+        beside: Files of teachers; the teacher's is added if missing.
+        decided: Decisions of the file by :func:`decide`, if already known.
+        cache_dir: Cache folder of the teacher's soft labels.
+        progress: Receives the steps.
 
     Raises:
-        RunError: If the lock of the cores cannot be used.
+        RunError: If the CPU lock cannot be used.
     """
     file = export / FILES[format]
     progress.begin(f"timing {file.name} beside its teacher")
@@ -63,7 +63,7 @@ def measure_classifier(
         share = share_kept(task.spec, name, own[name], taught, split.labels)
         return share, standing(task, name, own[name], taught, split)
 
-    judged = [judge(name, split) for name, split in _judged(task).items()]
+    judged = [judge(name, split) for name, split in _evaluation_splits(task).items()]
     chosen_by, *scored = (share for share, _ in judged)
     return Measured(
         **fields, chosen_by=chosen_by, scored=tuple(scored), standings=tuple(scores for _, scores in judged)
@@ -71,24 +71,24 @@ def measure_classifier(
 
 
 def decide(export: Path, format: str, task: TaskData) -> Decided:
-    """Return what an exported classifier decides in ONNX Runtime, text by text, as it is served.
+    """Return the decisions of an exported classifier in ONNX Runtime, text by text, as in deployment.
 
     Args:
         export: Folder of the export.
-        format: Which of its files: ``float32`` or ``int8``.
+        format: File to use: ``float32`` or ``int8``.
         task: The task.
 
     Raises:
-        RunError: If the lock of the cores cannot be used.
+        RunError: If the CPU lock cannot be used.
     """
     with training_lock():
         logits = served(export, format, LOGITS)
-        made = {name: logits(split) for name, split in _judged(task).items()}
+        made = {name: logits(split) for name, split in _evaluation_splits(task).items()}
     return {name: task.spec.decide(values[:, 0] if task.spec.regression else values) for name, values in made.items()}
 
 
-def _judged(task: TaskData) -> dict[str, Split]:
-    """Return what candidates are chosen by, then the splits that make the score, by name."""
+def _evaluation_splits(task: TaskData) -> dict[str, Split]:
+    """Return, by name, the split that candidates are selected on, then the scored splits."""
     _, choosing = choosing_splits(task)
     return {choosing_name(task, choosing): choosing, **{scored: task.evaluation[scored] for scored in task.spec.scored}}
 

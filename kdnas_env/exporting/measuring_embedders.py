@@ -1,4 +1,4 @@
-"""What an exported embedding model is worth as it is served: size, speed, and vectors beside those of its teacher."""
+"""Measurements of an exported embedding model as deployed: size, speed, and vectors compared with its teacher's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kdnas_env.tasks.vector_scores import EmbeddingScore, score_vectors
 from kdnas_env.tasks.vectors import EmbeddingTeacher, SentenceVectors
 
 CHOOSING, SCORED = "validation text", "held-out text"
-"""What candidates are chosen by, and what is scored, which chooses nothing."""
+"""Names of the text for selecting candidates, and of the scored text, which is not used for selection."""
 
 
 def measure_embedder(
@@ -41,24 +41,25 @@ def measure_embedder(
 ) -> Measured:
     """Measure an exported embedding model in ONNX Runtime.
 
-    Its score is Spearman's correlation of the similarities of all pairs of texts with the teacher's, whose own is 1.
+    Its score is Spearman's correlation with the teacher of the similarities of all pairs of texts; the teacher's own is
+    1.
 
     Args:
         export: Folder of the export.
-        format: Which of its files: ``float32`` or ``int8``.
-        encoder: The teacher as it was loaded.
-        teacher: What makes its vectors.
-        scored: Texts that are scored.
-        latency: Batch size, sequence length, threads, and how long to measure.
-        beside: Files of teachers, of which one is timed.
-        choosing: Texts that candidates are chosen by; None to use the scored texts.
-        name: What the scored texts are called.
+        format: File to measure: ``float32`` or ``int8``.
+        encoder: The encoder of the teacher.
+        teacher: The teacher's vector model.
+        scored: The scored texts.
+        latency: Batch size, sequence length, threads, and duration.
+        beside: Files of teachers; the teacher's is added if missing.
+        choosing: Texts for selecting candidates; None to use the scored texts.
+        name: Name of the scored texts.
         seed: Seed of the bootstrap.
-        cache_dir: Where the teacher's vectors are kept.
-        progress: Told what is done.
+        cache_dir: Cache folder of the teacher's vectors.
+        progress: Receives the steps.
 
     Raises:
-        RunError: If the lock of the cores cannot be used.
+        RunError: If the CPU lock cannot be used.
     """
     file = export / FILES[format]
     progress.begin(f"timing {file.name} beside its teacher")
@@ -74,16 +75,16 @@ def measure_embedder(
 
 
 def served_vectors(export: Path, format: str, teacher: EmbeddingTeacher, texts: Sequence[str]) -> Floats32:
-    """Return the vectors of texts that a file of an export makes, float32 ``(texts, width)``.
+    """Return the vectors of texts by an exported file, float32 ``(texts, width)``.
 
     Args:
         export: Folder of the export.
-        format: Which of its files: ``float32`` or ``int8``.
-        teacher: What it imitates, whose default prompt stands before each text.
+        format: File to use: ``float32`` or ``int8``.
+        teacher: The imitated teacher, whose default prompt is prepended to each text.
         texts: The texts.
 
     Raises:
-        RunError: If the lock of the cores cannot be used.
+        RunError: If the CPU lock cannot be used.
     """
     prompt = teacher.model.prompts.get(teacher.model.default_prompt_name or "", "")
     with training_lock():

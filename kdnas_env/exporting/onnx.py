@@ -1,4 +1,4 @@
-"""A model as a graph for ONNX Runtime, with any batch and length."""
+"""Exporting a model as an ONNX graph with variable batch size and length."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kdnas_env.latency.quantise import DYNAMIC, quantise
 from kdnas_env.tasks.specs import MULTI_LABEL
 
 GRAPH, INT8_GRAPH = "onnx/model.onnx", "onnx/model_quantized.onnx"
-"""Where graphs lie in a folder: as Optimum, Transformers.js and Sentence Transformers look for them on the hub."""
+"""Paths of graphs in a folder, where Optimum, Transformers.js and Sentence Transformers expect them on the hub."""
 
 LOGITS, PROBABILITIES, SENTENCE_EMBEDDING = "logits", "probabilities", "sentence_embedding"
 
@@ -26,16 +26,16 @@ _EXAMPLE_SHAPE = (2, 8)
 
 
 def write_float_graph(source: Source, folder: Path, threads: int, *, probabilities: bool = False) -> Any:
-    """Write the graph of a model into a folder and open it.
+    """Write the graph of a model to a folder, and open it.
 
     Args:
         source: The model.
         folder: The folder.
         threads: Threads of the session.
-        probabilities: Whether the graph of a classifier returns probabilities beside its logits.
+        probabilities: Whether the graph of a classifier also returns probabilities.
 
     Raises:
-        ExportError: If the model cannot be exported, or the runtime refuses it.
+        ExportError: If the model cannot be exported, or ONNX Runtime cannot run it.
         OSError: If it cannot be written.
     """
     architecture = source.encoder.architecture
@@ -59,7 +59,7 @@ def write_float_graph(source: Source, folder: Path, threads: int, *, probabiliti
 
 
 def _outputs(source: Source, probabilities: bool) -> Mapping[str, Output]:
-    """Return the outputs of a graph; those of an embedding student are named as Optimum names them."""
+    """Return the outputs of a graph; those of an embedding student have the names that Optimum uses."""
     if source.embedder is not None:
         return {"token_embeddings": operator.itemgetter(1), SENTENCE_EMBEDDING: operator.itemgetter(0)}
     kind = source.kind
@@ -75,14 +75,14 @@ def _outputs(source: Source, probabilities: bool) -> Mapping[str, Output]:
 
 
 def main_output(source: Source) -> str:
-    """Return the name of the output that a model is about."""
+    """Return the name of the main output of a model."""
     if source.embedder is not None:
         return SENTENCE_EMBEDDING
     return next(iter(LAST_HIDDEN_STATE)) if source.kind is None else LOGITS
 
 
 def write_int8_graph(source: Source, folder: Path, threads: int, scheme: str = DYNAMIC) -> Any:
-    """Write the int8 graph beside the float graph and open it.
+    """Write the int8 graph beside the float graph, and open it.
 
     Args:
         source: The model.
@@ -91,7 +91,7 @@ def write_int8_graph(source: Source, folder: Path, threads: int, scheme: str = D
         scheme: One of :data:`kdnas_env.latency.quantise.SCHEMES`.
 
     Raises:
-        ExportError: If the graph cannot be quantised, or the runtime refuses it.
+        ExportError: If the graph cannot be quantised, or ONNX Runtime cannot run it.
         OSError: If it cannot be written.
     """
     path = folder / INT8_GRAPH

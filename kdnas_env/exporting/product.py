@@ -1,4 +1,4 @@
-"""The folder of a model that a student became: written, described and checked, complete or not at all."""
+"""The folder of a model made from a student: written with description and checks, completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def save_product(
     card: Callable[[Lineage | None], str],
     check: Callable[[Path], None],
 ) -> None:
-    """Write a model with its record, its lineage and its card to a folder, and check what was written.
+    """Write a model with its record, lineage and card to a folder, and check the written files.
 
     Args:
-        folder: The folder; an older product of the same kind in it is replaced.
-        marker: File that marks a product of its kind, which ``write`` writes.
-        lineage: Origin of the student's encoder; None if it is not known.
-        stage: What became of it since, for the lineage.
-        write: Writes weights, configuration, tokenizer and record into a folder.
-        card: Returns the model card, from the lineage with the stage.
-        check: Raises if what is loaded from the folder is not what was made.
+        folder: The folder; a previous product of the same kind is replaced.
+        marker: File that marks products of this kind; ``write`` must write it.
+        lineage: Origin of the student's encoder; None if unknown.
+        stage: Description of the latest training stage, added to the lineage.
+        write: Writes weights, configuration, tokenizer and record to a folder.
+        card: Returns the model card; receives the lineage including the stage.
+        check: Raises if the reloaded model differs from the original.
 
     Raises:
-        ExportError: If the folder holds something else, or cannot be written; also whatever ``check`` raises. Nothing
-            is left behind.
+        ExportError: If the folder holds something else, or cannot be written. Exceptions of ``check`` are passed on.
+            Nothing is left behind.
     """
     target = checked_target(folder, marker=marker)
     if lineage is not None:

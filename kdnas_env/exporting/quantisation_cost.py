@@ -1,4 +1,4 @@
-"""What int8 costs a model that makes states or vectors."""
+"""The loss of accuracy by int8 of models that compute states or vectors."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from kdnas_env.exporting.text import Text
 from kdnas_env.tasks.vector_scores import spearman
 
 LARGEST_UNEXPLAINED = 0.01
-"""Share of the variance of its states that an int8 encoder may leave unexplained."""
+"""Maximum share of the variance of its states that an int8 encoder may leave unexplained."""
 
 LARGEST_SIMILARITY_LOSS = 0.01
-"""How far below 1 the cosine of int8 and float vectors, and the correlation of their similarities, may be."""
+"""Maximum difference from 1 of the cosine of int8 and float vectors, and of the correlation of similarities."""
 
 
 @dataclass(frozen=True)
 class QuantisationCost:
-    """What int8 costs an encoder, against the float graph.
+    """Loss of accuracy of an int8 encoder relative to the float graph.
 
     Attributes:
-        unexplained: Squared error of the last hidden states of real tokens over their variance; 0 is no error.
+        unexplained: Squared error of the last hidden states (without padding) divided by their variance; 0 is no error.
         cosine: Mean cosine of mean-pooled sentence vectors; 1 is no error.
-        sentences: Sentences it was measured on.
-        text: Where they come from.
+        sentences: Number of sentences it was measured on.
+        text: Source of the sentences.
         float_bytes: Size of the float graph.
         int8_bytes: Size of the int8 graph.
     """
@@ -41,16 +41,16 @@ class QuantisationCost:
 
     @property
     def allowed(self) -> str:
-        """What an int8 graph may lose, in words."""
+        """The acceptance criterion of an int8 graph, as text."""
         return f"it may leave {LARGEST_UNEXPLAINED:.0%} of the variance of the hidden states unexplained"
 
     @property
     def acceptable(self) -> bool:
-        """Whether an int8 graph may be exported; numbers that are not finite never are."""
+        """Whether the int8 graph may be exported; never if numbers are not finite."""
         return self.unexplained <= LARGEST_UNEXPLAINED
 
     def in_words(self) -> str:
-        """Return the comparison as a clause."""
+        """Return the comparison as text."""
         return (
             f"unexplained variance of the hidden states {self.unexplained:.4f} (0 is no error), mean cosine of "
             f"sentence vectors {self.cosine:.4f} (1 is no error), on {self.sentences} sentences ({self.text}); "
@@ -60,13 +60,13 @@ class QuantisationCost:
 
 @dataclass(frozen=True)
 class VectorCost:
-    """What int8 costs an embedding student, against the float graph.
+    """Loss of accuracy of an int8 embedding student relative to the float graph.
 
     Attributes:
-        cosine: Mean cosine of a text's two vectors; 1 is no error.
+        cosine: Mean cosine of the two vectors of a text; 1 is no error.
         spearman: Spearman's correlation of the cosines of all pairs of texts; 1 is no error.
-        texts: Texts it was measured on.
-        text: Where they come from.
+        texts: Number of texts it was measured on.
+        text: Source of the texts.
     """
 
     cosine: float
@@ -76,16 +76,16 @@ class VectorCost:
 
     @property
     def allowed(self) -> str:
-        """What an int8 graph may lose, in words."""
+        """The acceptance criterion of an int8 graph, as text."""
         return f"cosine and Spearman's correlation with the float vectors may be {LARGEST_SIMILARITY_LOSS:g} below 1"
 
     @property
     def acceptable(self) -> bool:
-        """Whether an int8 graph may be exported; numbers that are not finite never are."""
+        """Whether the int8 graph may be exported; never if numbers are not finite."""
         return 1 - min(self.cosine, self.spearman) <= LARGEST_SIMILARITY_LOSS
 
     def in_words(self) -> str:
-        """Return the comparison as a clause."""
+        """Return the comparison as text."""
         return (
             f"mean cosine of vectors {self.cosine:.4f}, Spearman's correlation of similarities {self.spearman:.4f} "
             f"(1 is no error), on {self.texts} texts ({self.text})"
@@ -114,7 +114,7 @@ def quantisation_cost(quantised: Forward, original: Forward, batches: Sequence[B
         batches: Inputs.
 
     Returns:
-        Unexplained variance of the states of real tokens, and mean cosine of mean-pooled sentence vectors.
+        Unexplained variance of the states without padding, and mean cosine of mean-pooled sentence vectors.
     """
     states: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     cosines: list[NDArray[np.float64]] = []

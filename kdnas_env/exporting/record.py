@@ -1,4 +1,4 @@
-"""The records of classifiers and embedding students: what they are for, their scores, and how they were made."""
+"""The records of classifiers and embedding students: task, scores, and training."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _EMBEDDER_PATHS = ("teacher.name", "source")
 
 @dataclass(frozen=True)
 class ClassifierRecord:
-    """What is known of a classifier; plain data, but for the scores.
+    """Record of a classifier; plain data except for the scores.
 
     Attributes:
-        task: What :func:`describe_task` returns.
+        task: Description of the task by :func:`describe_task`.
         score: The classifier's score, with settings and learning curve.
         teacher: Name, fingerprint and record of the task's teacher.
-        teacher_score: The score of the task's teacher; None if it is not known.
-        max_length: Longest sequence in tokens that the classifier was trained with.
+        teacher_score: Score of the task's teacher; None if unknown.
+        max_length: Maximum sequence length of the training, in tokens.
         parameters: Number of parameters, including the head.
         versions: Versions of kdnas and its libraries.
-        unlabelled: Fingerprint of the text without labels; empty if that is not known.
+        unlabelled: Fingerprint of the unlabelled text; empty if unknown.
         format: Version of this record.
     """
 
@@ -56,8 +56,8 @@ class ClassifierRecord:
         """Write the record into a classifier's folder.
 
         Args:
-            folder: The folder, or one beside it, to be renamed.
-            absolute: Whether the absolute paths of the task's files are written too, which describe the machine.
+            folder: The folder, or a temporary folder beside it, which is renamed later.
+            absolute: Whether to write absolute paths of the task's files too, which reveal paths of this machine.
 
         Raises:
             RunError: If it cannot be written.
@@ -83,24 +83,24 @@ def read_classifier_record(folder: str | os.PathLike[str]) -> ClassifierRecord |
 
 @dataclass(frozen=True)
 class EmbedderRecord:
-    """What is known of an embedding student; plain data, but for the scores.
+    """Record of an embedding student; plain data except for the scores.
 
     Attributes:
-        teacher: Name, fingerprint and width of what it imitates.
-        score: How its vectors compare with the teacher's.
-        closed_form: The same of the head in closed form alone.
+        teacher: Name, fingerprint and width of the imitated teacher.
+        score: Comparison of its vectors with the teacher's.
+        closed_form: The same for the head in closed form, before the training.
         curve: Learning curve, see :class:`kdnas_env.tasks.embedding.EmbeddingDistillation`.
-        settings: How it was trained.
+        settings: Training settings.
         made_from: Fingerprint of student, teacher, texts, settings and seed.
-        source: Where the texts come from.
-        texts: Texts that it was trained on.
-        seed: Seed of everything random.
-        seconds: Seconds of the training.
-        parameters: Number of parameters, including the head, without a pooler that no vector depends on.
+        source: Source of the texts.
+        texts: Number of training texts.
+        seed: Seed of all randomness.
+        seconds: Duration of the training in seconds.
+        parameters: Number of parameters, including the head, excluding an unused pooler.
         versions: Versions of kdnas and its libraries.
-        drawn: How the texts were drawn from their source, as :func:`kdnas_env.pipeline.embedders.draw_text` takes it;
-            empty if that is not known.
-        heldout: SHA-256 (hex) of the texts that it was scored on.
+        drawn: How the texts were sampled from their source, as arguments of
+            :func:`kdnas_env.pipeline.embedders.draw_text`; empty if unknown.
+        heldout: SHA-256 (hex) of the scored texts.
         format: Version of this record.
     """
 
@@ -122,15 +122,15 @@ class EmbedderRecord:
 
     @property
     def is_closed_form(self) -> bool:
-        """Whether it was trained, to no avail, and is left as it was before."""
+        """Whether training brought no improvement, so that the student keeps its state in closed form."""
         return bool(self.curve) and self.score == self.closed_form
 
     def write(self, folder: Path, *, absolute: bool = True) -> None:
         """Write the record into the folder of an embedding student.
 
         Args:
-            folder: The folder, or one beside it, to be renamed.
-            absolute: Whether the absolute paths of teacher and text are written too, which describe the machine.
+            folder: The folder, or a temporary folder beside it, which is renamed later.
+            absolute: Whether to write absolute paths of teacher and text too, which reveal paths of this machine.
 
         Raises:
             RunError: If it cannot be written.
@@ -154,7 +154,7 @@ def read_embedder_record(folder: str | os.PathLike[str]) -> EmbedderRecord | Non
 
 
 def describe_task(task: TaskData) -> dict[str, Any]:
-    """Return a task as plain data: its description, what its labels are, and how it is read again."""
+    """Return a task as plain data: its description, its labels, and how to read it again."""
     spec = task.spec
     return {
         **task.describe(),
@@ -169,7 +169,7 @@ def describe_task(task: TaskData) -> dict[str, Any]:
 
 
 def recorded_task(record: ClassifierRecord) -> TaskData:
-    """Read the task of a record again.
+    """Read the task of a record.
 
     Raises:
         KDNASError: If it cannot be read, or its evaluated splits have changed.
@@ -180,10 +180,10 @@ def recorded_task(record: ClassifierRecord) -> TaskData:
     else:
         task = load_task(str(name), None if source == HUB or name in EMBEDDED_TASKS else source)
     if _evaluation_fingerprint(task) != record.task.get("evaluation_fingerprint"):
-        raise KDNASError(f"the task {name!r} in {source!r} has other evaluated texts or labels than the record")
+        raise KDNASError(f"the evaluated texts or labels of task {name!r} in {source!r} differ from the record")
     return task
 
 
 def _evaluation_fingerprint(task: TaskData) -> str:
-    """Return the fingerprint of the evaluated splits alone."""
+    """Return the fingerprint of the evaluated splits only."""
     return task.with_train(Split(tuple([] for _ in task.spec.columns), task.train.labels[:0])).fingerprint

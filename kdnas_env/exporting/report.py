@@ -1,4 +1,4 @@
-"""The report of an export: plain data, written beside it and shown in its model card."""
+"""The report of an export: plain data, saved in its folder and shown in its model card."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kdnas_env.exporting.timing import Timing
 
 @dataclass(frozen=True)
 class Attempt:
-    """An int8 graph that was tried.
+    """A tried int8 graph.
 
     Attributes:
-        scheme: What was quantised, one of :data:`kdnas_env.latency.quantise.SCHEMES`.
-        bytes: Its size.
-        accepted: Whether it is what was exported.
-        cost: What it loses; of a classifier, on what settings are chosen on, while ``decisions`` of the report are
-            those on what is scored.
+        scheme: Quantisation scheme, one of :data:`kdnas_env.latency.quantise.SCHEMES`.
+        bytes: Size in bytes.
+        accepted: Whether it was exported.
+        cost: Loss of accuracy; for a classifier on the split for selecting settings, while ``decisions`` of the report
+            are on the scored splits.
     """
 
     scheme: str
@@ -31,25 +31,25 @@ class Attempt:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """An export.
+    """Report of an export.
 
     Attributes:
-        folder: Where it lies.
+        folder: Folder of the export.
         format: ``onnx`` or ``safetensors``.
-        model: What was exported, as it was named.
-        parameters: Its parameters, embeddings included, and those of its head where it is exported with one.
-        files: Bytes of each weights file, by its path in the folder.
-        checks: What was compared with the model that was exported, by the path of the file.
-        int8: What quantisation costs an encoder; None without it, and of other models.
+        model: Name of the exported model, as given.
+        parameters: Number of parameters, including embeddings and an exported head.
+        files: Size in bytes of each weights file, by its relative path.
+        checks: Comparison of each file with the exported model, by its relative path.
+        int8: Loss of accuracy of an int8 encoder; None otherwise.
         timings: Latencies, the reference first; empty if none were measured.
         probe: Batch size, sequence length and threads of the latencies.
         notes: What could not be done, and why.
         versions: Versions of kdnas and its libraries.
-        decisions: How each graph of a classifier decides compared with the model, by the path of the file.
-        scheme: What is quantised in the int8 graph; None without one.
-        vectors: What quantisation costs an embedding student; None without it, and of other models.
-        tried: Every int8 graph that was tried, in this order.
-        url: Where it lies on the hub; None if it was not pushed.
+        decisions: Comparison of the decisions of each graph of a classifier with the model's, by its relative path.
+        scheme: Quantisation scheme of the int8 graph; None without one.
+        vectors: Loss of accuracy of an int8 embedding student; None otherwise.
+        tried: All tried int8 graphs, in order.
+        url: Address on the hub; None if it was not uploaded.
     """
 
     folder: str
@@ -70,11 +70,11 @@ class ExportReport:
     url: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain data, but for where it lies: it may be moved."""
+        """Return the fields as plain data, except its location, because the folder may be moved."""
         return {name: value for name, value in asdict(self).items() if name not in ("folder", "url")}
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row a file: its bytes, how far it deviates from the model, and how far it may."""
+        """Return a row per file: its bytes, its deviation from the model, and the maximum deviation."""
         return [
             {
                 "file": name,

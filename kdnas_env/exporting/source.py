@@ -1,4 +1,4 @@
-"""What is exported: an encoder, a classifier or an embedding student, with its tokenizer and its origin."""
+"""The model to export: an encoder, a classifier or an embedding student, with tokenizer and origin."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ _PRETRAINING = (
     "generator_lm_head",
     "discriminator_predictions",
 )
-"""What pretraining leaves beside the encoders of transformers; any other weights are of a head for a task."""
+"""Parts that pretraining leaves in checkpoints of encoders; any other part is a head for a task."""
 
 _CLASSIFIER = "ForSequenceClassification"
-"""End of the names of the classes of transformers that classify texts."""
+"""Suffix of the class names of text classifiers in transformers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +58,13 @@ class Source:
 
     Attributes:
         encoder: Encoder, tokenizer and architecture.
-        lineage: Origin of the encoder; None if its folder has none.
-        projection: Maps the encoder's hidden states to its teacher's; None if its folder has none.
-        notes: What of the folder is not exported.
-        classifier: Encoder with classification head, as ``AutoModelForSequenceClassification`` loads it; None for an
-            encoder alone.
+        lineage: Origin of the encoder; None if unknown.
+        projection: Maps the encoder's hidden states to its teacher's; None if there is none.
+        notes: Parts of the folder that are not exported.
+        classifier: Encoder with classification head, as loaded by ``AutoModelForSequenceClassification``; None for a
+            plain encoder.
         record: Record of a classifier that kdnas trained; None for others.
-        embedder: An embedding student, as Sentence Transformers loads it; None for others.
+        embedder: An embedding student, as loaded by Sentence Transformers; None for others.
         embedded: Its record; None for others.
     """
 
@@ -79,14 +79,14 @@ class Source:
 
     @cached_property
     def model(self) -> Any:
-        """The model that is exported: of transformers, or what makes the vectors of an embedding student."""
+        """The exported model: a model of transformers, or the vector model of an embedding student."""
         if self.embedder is not None:
             return SentenceVectors(self.encoder.model, self.embedder)
         return self.encoder.model if self.classifier is None else self.classifier
 
     @property
     def role(self) -> str:
-        """What the model is, in words."""
+        """Role of the model, as text."""
         if self.embedder is not None:
             return "embedding student"
         return "encoder" if self.classifier is None else "classifier"
@@ -103,13 +103,13 @@ class Source:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classifier's outputs, in their order; empty for others."""
+        """Names of the classifier's outputs, in order; empty for others."""
         names = {} if self.classifier is None else self.classifier.config.id2label
         return tuple(names[number] for number in sorted(names))
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Inputs of the model; segments only where it has more than one."""
+        """Inputs of the model; ``token_type_ids`` only if it has more than one segment type."""
         segments = ("token_type_ids",) if self.encoder.architecture.type_vocab_size > 1 else ()
         return ("input_ids", "attention_mask", *segments)
 
@@ -122,16 +122,16 @@ class Source:
 
     @property
     def base_model(self) -> str | None:
-        """Hub name of the teacher, or of the model itself if that has no lineage; None for a folder."""
+        """Hub name of the teacher, or of the model itself if it has no lineage; None for a folder."""
         return hub_name(self.encoder.name if self.lineage is None else self.lineage.teacher)
 
 
 def load_source(model: str | os.PathLike[str]) -> Source:
-    """Load a model to export: from safetensors only, running no code of it.
+    """Load a model to export, from safetensors only and without running its code.
 
     Args:
-        model: Folder of a student, classifier or embedding student, another folder in hub layout, or a hub name, of a
-            supported encoder with or without a classification head.
+        model: Folder of a student, classifier or embedding student, another folder in the hub's layout, or a hub name;
+            it must be a supported encoder with or without a classification head.
 
     Raises:
         ExportError: If it cannot be found, is not such a model, or has another head.
@@ -147,13 +147,13 @@ def load_source(model: str | os.PathLike[str]) -> Source:
     projection = read_projection(folder)
     if projection is not None and not fits(projection, encoder.architecture.hidden_size):
         raise ExportError(
-            f"the projection in {str(folder / PROJECTION)!r} is not of the model beside it; remove it, or export the "
+            f"the projection in {str(folder / PROJECTION)!r} does not fit the model there; remove it, or export the "
             "folder as kdnas wrote it"
         )
     embedded = read_embedder_record(folder)
     if embedded is not None:
         embedder = open_embedder(folder)
-        # Tokenizers elsewhere do not know how long the texts of Sentence Transformers may be.
+        # Other libraries' tokenizers do not know the maximum length of Sentence Transformers.
         tokenizer = copy.deepcopy(encoder.tokenizer)
         tokenizer.model_max_length = min(embedder.max_seq_length, tokenizer.model_max_length)
         encoder = replace(encoder, tokenizer=tokenizer)
@@ -165,14 +165,14 @@ def load_source(model: str | os.PathLike[str]) -> Source:
 
 
 def _load_classifier(encoder: Teacher) -> Any:
-    """Return the encoder of a checkpoint with its classification head; None if it has none."""
+    """Return a checkpoint's encoder with its classification head; None if it has no such head."""
     folder = locate(encoder.name)
     config = read_config(f"model {encoder.name!r}", folder)
     if not any(name.endswith(_CLASSIFIER) for name in config.architectures or ()):
         return None
     try:
         classifier = load_classifier(folder)
-    except Exception as error:  # whatever transformers raises for weights that do not fit the configuration
+    except Exception as error:  # transformers raises many types of errors for weights that do not fit
         raise ExportError(f"the head of model {encoder.name!r} cannot be loaded: {one_line(error)}") from error
     if classifier is None:
         raise ExportError(
@@ -183,10 +183,10 @@ def _load_classifier(encoder: Teacher) -> Any:
 
 
 def _left_out(encoder: Teacher, folder: Path, classifies: bool) -> Iterator[str]:
-    """Yield what of a checkpoint is not exported.
+    """Yield notes on parts of a checkpoint that are not exported.
 
     Raises:
-        ExportError: If it is a head that is not exported, without which the model would be of no use.
+        ExportError: If such a part is a head without which the model would be useless.
     """
     prefix = f"{encoder.model.base_model_prefix}."
     parts = dict.fromkeys(name.removeprefix(prefix).partition(".")[0] for name in encoder.left_out)
@@ -199,13 +199,13 @@ def _left_out(encoder: Teacher, folder: Path, classifies: bool) -> Iterator[str]
             f"AutoTokenizer.from_pretrained({encoder.name!r}).save_pretrained(FOLDER)"
         )
     if parts and not classifies:
-        yield f"exported without what belongs to its pretraining alone: {', '.join(parts)}"
+        yield f"exported without parts that serve only its pretraining: {', '.join(parts)}"
     if os.path.isfile(folder / MODULES):
-        yield f"exported without what Sentence Transformers does after the encoder (its pooling, {MODULES})"
+        yield f"exported without the Sentence Transformers modules after the encoder (its pooling, {MODULES})"
 
 
 def load_lineage_teacher(source: Source) -> tuple[Teacher | None, str | None]:
-    """Return the teacher of a student, or None and the reason why not; a model without lineage has neither."""
+    """Return the teacher of a student, or None and the reason; for a model without lineage, None and None."""
     if source.lineage is None:
         return None, None
     name = source.lineage.teacher
@@ -214,5 +214,5 @@ def load_lineage_teacher(source: Source) -> tuple[Teacher | None, str | None]:
     except KDNASError as error:
         return None, f"the teacher was not timed: {error}"
     if teacher.fingerprint != source.lineage.teacher_fingerprint:
-        return None, f"the teacher was not timed: {name!r} is not what the student was distilled from"
+        return None, f"the teacher was not timed: {name!r} has changed since the student was distilled"
     return teacher, None

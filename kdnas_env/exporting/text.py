@@ -1,4 +1,4 @@
-"""Text on which graphs are compared with their model."""
+"""Texts for comparing graphs with their model."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from kdnas_env.tasks.specs import REGRESSION, Split, TaskData, TaskSpec
 from kdnas_env.tasks.splits import choosing_name, choosing_splits
 
 SENTENCES = 256
-"""Sentences that the hidden states of encoders are compared on."""
+"""Number of sentences for comparing the hidden states of encoders."""
 
 UNLABELLED, LABELLED = 1024, 5000
-"""Texts that decisions are compared on, at most; with labels all texts that are scored, if they are not more."""
+"""Maximum number of texts for comparing decisions, without and with labels."""
 
 _BATCH_SIZE = 32
 _READING = ("config_name", "split", "text_columns", *LAYOUT_OPTIONS, "max_length", "seed")
-"""Arguments of a corpus that determine what is read."""
+"""Arguments of a corpus that determine its content."""
 
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Texts.
+    """Texts as batches of model inputs.
 
     Attributes:
         batches: Inputs of a model.
-        origin: Their origin, in words.
-        note: Why they are not of the corpus or task of the model, if they are not.
-        labels: Their labels, in the order of the batches, as :class:`kdnas_env.tasks.specs.Split` has them; None
-            without labels.
+        origin: Their source, as text.
+        note: Why they are not from the model's corpus or task; None if they are.
+        labels: Their labels in the order of the batches, as in :class:`kdnas_env.tasks.specs.Split`; None without
+            labels.
         spec: Task of the labels.
     """
 
@@ -57,13 +57,13 @@ class Text:
 
 
 def sample_text(source: Source, samples: int = SENTENCES) -> Text:
-    """Draw sentences of the corpus that a student was distilled on; random tokens if it cannot be read."""
+    """Sample sentences of the corpus that a student was distilled on; random tokens if it cannot be read."""
     if source.lineage is None:
         return _random_tokens(source, samples, "the model names no corpus")
     corpus = dict(source.lineage.corpus)
     name = str(corpus.pop("source", ""))
     reading = {key: value for key, value in corpus.items() if key in _READING}
-    if "max_length" in reading:  # A classifier's tokenizer may allow less than its corpus had.
+    if "max_length" in reading:  # A classifier's tokenizer may allow less than its corpus.
         reading["max_length"] = min(reading["max_length"], source.encoder.tokenizer.model_max_length)
     try:
         text = load_corpus(name, source.encoder.tokenizer, max_samples=samples, min_samples=1, **reading)
@@ -74,12 +74,12 @@ def sample_text(source: Source, samples: int = SENTENCES) -> Text:
 
 @dataclass(frozen=True, eq=False)
 class TaskText:
-    """Texts that graphs of a classifier are compared with it on.
+    """Texts for comparing the graphs of a classifier with the classifier.
 
     Attributes:
-        scored: What the classifier is scored on.
-        choosing: What an int8 graph is accepted or refused on: never a split that is scored. Without labels, the same
-            texts as ``scored``.
+        scored: Texts of the scored splits.
+        choosing: Texts for accepting or refusing an int8 graph, which are never scored. Without labels, the same texts
+            as ``scored``.
     """
 
     scored: Text
@@ -87,14 +87,14 @@ class TaskText:
 
 
 def task_text(source: Source, task: TaskData | None = None) -> TaskText:
-    """Return the texts of a classifier's task, with their labels; unlabelled ones if they cannot be read.
+    """Return the texts of a classifier's task with labels, or unlabelled texts if they cannot be read.
 
     Args:
         source: The classifier.
-        task: Its task; None to read it as the record of the classifier says.
+        task: Its task; None to read the task in the classifier's record.
 
     Raises:
-        ExportError: If the task that is given is not of the classifier's kind, or has other classes.
+        ExportError: If the given task is of another kind or has other classes than the classifier.
     """
     if task is None and source.record is None:
         return _unlabelled(source)

@@ -21,15 +21,15 @@ from kdnas_env.support.scratch import scratch_folder
 
 @dataclass(frozen=True)
 class Timing:
-    """Latency of one model in one runtime.
+    """Latency of a model in a runtime.
 
     Attributes:
-        model: ``student`` or ``teacher``; ``model`` for one that names no teacher.
+        model: ``student`` or ``teacher``; ``model`` for a model without lineage.
         runtime: ``torch`` (eager), ``onnxruntime`` or ``onnxruntime int8``.
         median_ms: Median over all passes, in milliseconds.
-        iqr_ms: Their interquartile range.
-        count: Passes.
-        speedup: Time of the reference over the time of this model, median over rounds of passes; 1 for the reference.
+        iqr_ms: Interquartile range over all passes, in milliseconds.
+        count: Number of passes.
+        speedup: Time of the reference divided by the time of this model, median over rounds; 1 for the reference.
     """
 
     model: str
@@ -42,7 +42,7 @@ class Timing:
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """One model in one runtime.
+    """A model in a runtime, to be timed.
 
     Attributes:
         model: See :class:`Timing`.
@@ -69,7 +69,7 @@ class Contender:
 def time_export(
     source: Source, forwards: Mapping[str, Forward], settings: LatencySettings
 ) -> tuple[tuple[Timing, ...], str | None]:
-    """Time a model in some runtimes, and its teacher in those that are not quantised.
+    """Time a model in several runtimes, and its teacher in those that are not quantised.
 
     Args:
         source: The model.
@@ -78,10 +78,11 @@ def time_export(
 
     Returns:
         The timings, of which the first is the reference: the teacher in PyTorch, or the model itself without a teacher;
-        and the reason if the teacher of the lineage was not timed.
+        The timings, of which the first is the reference: the teacher in PyTorch, or the model itself without a teacher.
+        Also the reason if the teacher of the lineage was not timed.
 
     Raises:
-        RunError: If the lock of the cores cannot be used.
+        RunError: If the CPU lock cannot be used.
     """
     teacher, note = load_lineage_teacher(source)
     batch = _full_batch(source, settings)
@@ -110,7 +111,7 @@ def _teacher_contenders(
 
 
 def _full_batch(source: Source, settings: LatencySettings) -> Batch:
-    """Draw random tokens, none of them padding."""
+    """Draw random tokens without padding."""
     generator = np.random.default_rng(settings.seed)
     shape = (1, settings.sequence_length)
     rows = [
@@ -121,18 +122,18 @@ def _full_batch(source: Source, settings: LatencySettings) -> Batch:
 
 
 def time_all(reference: Contender, others: Sequence[Contender], settings: LatencySettings) -> tuple[Timing, ...]:
-    """Time some models, each interleaved with the same reference (:func:`kdnas_env.latency.interleave.interleave`).
+    """Time several models, each interleaved with the same reference (:func:`kdnas_env.latency.interleave.interleave`).
 
     Args:
-        reference: The model that the others are compared with.
-        others: The others; a reference alone is interleaved with itself.
+        reference: The model to compare with.
+        others: The other models; if empty, the reference is interleaved with itself.
         settings: Threads and duration.
 
     Returns:
         The reference, then the others.
 
     Raises:
-        RunError: If the lock of the cores cannot be used.
+        RunError: If the CPU lock cannot be used.
     """
     clock = select_clock(settings)
     with probe_lock(), pinned_threads(settings.threads):

@@ -1,4 +1,4 @@
-"""A model in hub layout: weights, configuration, tokenizer, lineage and projection."""
+"""Writing a model in the hub's layout: weights, configuration, tokenizer, lineage and projection."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def write_weights(source: Source, folder: Path) -> Any:
-    """Write a model into a folder with everything that belongs to it, and return the model as it is read back.
+    """Write a model with all its files to a folder, and return the model as loaded from there.
 
     Raises:
-        ExportError: If it is read back with other weights, or its tokenizer, read as others read it, does not make
-            the inputs of the model.
+        ExportError: If the reloaded weights differ, or the reloaded tokenizer does not make the inputs of the model.
         OSError: If it cannot be written.
     """
     if source.embedder is None:
@@ -51,7 +50,7 @@ def write_weights(source: Source, folder: Path) -> Any:
         reloaded = load_teacher(folder).model if source.classifier is None else load_classifier(folder)
     if not _equal(source.model, reloaded):
         raise ExportError(
-            f"the weights of {source.encoder.name!r} are others once they are written and read back; try another "
+            f"the weights of {source.encoder.name!r} differ after writing and reading them back; try another "
             "version of transformers"
         )
     return reloaded
@@ -63,7 +62,7 @@ def _equal(model: Any, other: Any) -> bool:
 
 
 def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write weights, configuration and tokenizer; the tokenizer makes its ``model_input_names`` wherever it is loaded.
+    """Write weights, configuration and tokenizer; see :func:`write_tokenizer`.
 
     Raises:
         OSError: If they cannot be written.
@@ -74,26 +73,26 @@ def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def write_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write a tokenizer that makes its ``model_input_names`` wherever it is loaded.
+    """Write a tokenizer whose ``model_input_names`` apply wherever it is loaded.
 
     Raises:
         OSError: If it cannot be written.
     """
     with quiet_transformers():
         tokenizer.save_pretrained(folder)
-    # By default it makes what its class is used to.
+    # Otherwise loading it restores the default input names of its class.
     path = folder / _TOKENIZER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     write_json(path, {**config, "model_input_names": list(tokenizer.model_input_names)})
 
 
 def check_tokenizer(tokenizer: Any, folder: Path, what: str) -> None:
-    """Refuse a folder whose tokenizer, read as others read it, does not make what the model takes.
+    """Check that a written tokenizer, when loaded by transformers, makes the inputs of the model.
 
     Args:
         tokenizer: The tokenizer that was written.
         folder: The folder.
-        what: The model, for the message.
+        what: For the message: the model.
 
     Raises:
         ExportError: If it makes other inputs, or other ids.
@@ -106,6 +105,6 @@ def check_tokenizer(tokenizer: Any, folder: Path, what: str) -> None:
     ours, theirs = (dict(read(text, truncation=True)) for read in (written, tokenizer))
     if set(ours) != set(tokenizer.model_input_names) or ours != theirs:
         raise ExportError(
-            f"the tokenizer of {what} makes {sorted(ours)} once it is written and read back, where the model takes "
-            f"{sorted(tokenizer.model_input_names)}, or other ids than before; try another version of transformers"
+            f"the tokenizer of {what} makes {sorted(ours)} after writing and reading it back, but the model expects "
+            f"{sorted(tokenizer.model_input_names)}; or its ids changed. Try another version of transformers"
         )

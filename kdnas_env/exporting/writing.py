@@ -1,4 +1,4 @@
-"""From a model to a folder that others can use: written, checked, measured and described."""
+"""Exporting a model to a folder for use elsewhere: writing, checking, measuring and describing it."""
 
 from __future__ import annotations
 
@@ -59,49 +59,52 @@ def write_export(
     task: TaskData | None = None,
     progress: Progress = SILENT,
 ) -> ExportReport:
-    """Export a model as a clean folder in hub layout, with everything that belongs to it.
+    """Export a model as a folder in the hub's layout, with all its files.
 
-    The folder holds weights, configuration, tokenizer and card; where they are known also lineage, projection (of an
-    encoder) and record (of a classifier or embedding student). It is loaded back: its weights must be those of the
-    model, bit for bit, and its outputs equal but for rounding.
+    The folder holds weights, configuration, tokenizer and card; if known, also lineage, projection (of an encoder) and
+    record (of a classifier or embedding student). The export is loaded back and checked: its weights must equal those
+    of the model bit for bit, and its outputs up to rounding.
 
-    For ONNX Runtime, ``onnx/model.onnx`` lies beside the weights: inputs ``input_ids``, ``attention_mask`` and, where
-    the model has segments, ``token_type_ids``, each int64 ``(batch, sequence)`` of any size; output
-    ``last_hidden_state`` of an encoder, ``logits`` of a classifier, ``sentence_embedding`` (the unit vectors) beside
-    ``token_embeddings`` of an embedding student. It is checked against the model to 1e-4. With
-    ``int8``, ``onnx/model_quantized.onnx`` lies beside it, and the report says what it costs. That of a classifier may
-    lose .4 points of score, and the standard error of the loss, on what settings are chosen on (never on what is
-    scored), or 1 % of its decisions where there are no labels, of few texts one; that of an encoder may leave 1 % of
-    the variance of its states unexplained; that of an embedding student may turn vectors by a cosine, and lower
-    Spearman's correlation of their similarities, by .01. What loses more is quantised in its weights alone, then in its
+    For ONNX Runtime, the folder also holds ``onnx/model.onnx``. Its inputs are ``input_ids``, ``attention_mask`` and,
+    if the model has segments, ``token_type_ids``, each int64 ``(batch, sequence)`` of any size. Its output is
+    ``last_hidden_state`` for an encoder, ``logits`` for a classifier, and ``sentence_embedding`` (unit vectors) and
+    ``token_embeddings`` for an embedding student. Outputs are checked against the model to 1e-4.
+
+    With ``int8``, the folder also holds ``onnx/model_quantized.onnx``, and the report gives its loss of accuracy. The
+    limits are: for a classifier with labels, 0.4 points of score plus the standard error of the loss, on the split for
+    selecting settings (never on scored splits); without labels, 1 % of its decisions, or one decision for few texts;
+    for an encoder, 1 % unexplained variance of its states; for an embedding student, 0.01 below 1 for the cosine of the
+    vectors and for Spearman's correlation of their similarities. If the loss is larger, only the weights are quantised;
+    if it still is, only the embedding tables; otherwise the export fails.
     embedding tables alone, or not exported.
 
     Args:
-        model: Folder of a student, classifier or embedding student, another folder in hub layout, or a hub name, of a
-            supported encoder with or without a classification head.
-        out: Folder of the export; an older export is replaced.
+        model: Folder of a student, classifier or embedding student, another folder in the hub's layout, or a hub name;
+            it must be a supported encoder with or without a classification head.
+        out: Folder of the export; a previous export is replaced.
         format: ``safetensors`` or ``onnx``.
         int8: Whether to quantise the graph too.
-        probabilities: Whether the graphs of a classifier return ``probabilities`` beside ``logits``.
-        latency: How latencies are measured; None to measure none. The runtime is not taken from here: all are measured.
-        repo_id: Name that the export will have on the hub, for its model card.
-        task: Task with the labels that decisions are compared by; None for the one that the classifier's record names.
-        progress: Informed of what is done.
+        probabilities: Whether the graphs of a classifier also return ``probabilities``.
+        latency: Latency settings; None measures none. Its runtime is ignored, because all runtimes are measured.
+        repo_id: Future name of the export on the hub, for its model card.
+        task: Task with labels for comparing decisions; None for the task in the classifier's record.
+        progress: Receives the steps.
 
     Raises:
-        ExportError: If the model cannot be exported, has another head, is not of the task, or loses too much by int8;
-            if the export does not compute what the model computes, or cannot be written. Nothing is left behind.
+        ExportError: If the model cannot be exported, has another head, does not fit the task, or loses too much
+            accuracy by int8; if the export does not compute what the model computes, or cannot be written. Nothing is
+            left behind.
         DependencyError: If the format is ONNX and the extra ``onnx`` is not installed, or the model is an embedding
             student and the extra ``embedding`` is not.
-        RunError: If the model is the folder of a run, its lineage or record is malformed, or the lock of the cores
-            cannot be used.
+        RunError: If the model is the folder of a run, its lineage or record is malformed, or the CPU lock cannot be
+            used.
     """
     if format == "onnx":
         require_onnx("an export to ONNX")
     elif int8 or probabilities:
         raise ExportError(
-            f"{'int8' if int8 else 'probabilities'} is about the graph, which an export to {format} has not; export to "
-            "onnx"
+            f"{'int8' if int8 else 'probabilities'} is for ONNX graphs, which an export to {format} does not have; "
+            "export to onnx"
         )
     target = checked_target(out, model)
     progress.begin("loading the model")
@@ -110,7 +113,7 @@ def write_export(
     if latency is not None and latency.sequence_length > longest:
         raise ExportError(f"sequence_length is {latency.sequence_length}; the model takes at most {longest} tokens")
     if source.kind is None and task is not None:
-        raise ExportError(f"model {os.fspath(model)!r} is an {source.role}, which decides nothing; leave the task out")
+        raise ExportError(f"model {os.fspath(model)!r} is an {source.role}, which makes no decisions; leave task out")
     if probabilities and source.kind in (None, REGRESSION):
         raise ExportError(f"model {os.fspath(model)!r} predicts no classes; leave probabilities out")
     timings: tuple[Timing, ...] = ()
@@ -152,7 +155,7 @@ def write_export(
 
 
 class _Export:
-    """An export while it is written, and what was measured of it."""
+    """An export in progress, with its measurements."""
 
     def __init__(self, source: Source, folder: Path, threads: int, task: TaskData | None) -> None:
         self.source, self.folder, self.threads, self.task = source, folder, threads, task
@@ -179,7 +182,7 @@ class _Export:
                 self.decisions[GRAPH] = self._scored.compare(self.forwards["onnxruntime"])
 
     def add_int8_graph(self) -> None:
-        """Write the first int8 graph that does not lose too much.
+        """Write the first int8 graph whose loss of accuracy is acceptable.
 
         Raises:
             ExportError: If there is none.
@@ -246,7 +249,7 @@ class _Export:
 
 @dataclass(frozen=True, eq=False)
 class _Reference:
-    """What a classifier in PyTorch says of texts."""
+    """Texts, and the logits of the PyTorch classifier for them."""
 
     kind: str
     text: Text
@@ -262,6 +265,6 @@ class _Reference:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Return the bytes of each file of weights."""
+    """Return the size in bytes of each weights file."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".onnx", ".data"))
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}

@@ -1,1 +1,1 @@
-"""The tasks of a race for tools that are not of this package: one file each, which imports the tool."""
+"""The tasks of a race for third-party tools: one module per tool, which imports it."""

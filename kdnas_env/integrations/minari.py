@@ -1,4 +1,4 @@
-"""Searches of a race as a dataset of Minari, for offline reinforcement learning; needs the extra ``minari``."""
+"""Searches of a race as a Minari dataset, for offline reinforcement learning; needs the extra ``minari``."""
 
 from __future__ import annotations
 
@@ -25,54 +25,54 @@ from kdnas_env.support.untrusted import shown
 from kdnas_env.wrappers.numeric_info import numeric
 
 FORMAT = "arrow"
-"""How Minari keeps the episodes; the packages for it are there anyway."""
+"""Storage format of Minari; its dependencies are installed anyway."""
 
 
 def export_race(
     race: str | os.PathLike[str], dataset: str, *, task: str | None = None, agents: Sequence[str] = ()
 ) -> MinariDataset:
-    """Write searches of a race as a dataset of Minari.
+    """Write searches of a race as a Minari dataset.
 
     Args:
-        race: Folder of a race, or file of a submission.
+        race: Folder of a race, or a submission file.
         dataset: Name of the dataset, such as ``kdnas/race-v0``.
-        task: The task, as the race has it; None: its only one.
-        agents: Agents, as the race has them; none: all.
+        task: The task, as named in the race; None if there is only one.
+        agents: Agents, as named in the race; empty for all.
 
     Returns:
-        The dataset, as :func:`write_dataset` makes it.
+        The dataset; see :func:`write_dataset`.
 
     Raises:
         RunError: If the race cannot be read.
-        KDNASError: If the race has not the task or an agent, or the searches cannot be written; see
+        KDNASError: If the race does not have the task or an agent, or the searches cannot be written; see
             :func:`write_dataset`.
     """
     path = expanded(race)
     searches = read_race(path) if os.path.isdir(path) else read_submission(path)[0]
-    return write_dataset(dataset, _chosen(searches, task, agents, str(path)))
+    return write_dataset(dataset, _selected_searches(searches, task, agents, str(path)))
 
 
 def write_dataset(dataset: str, searches: Sequence[Trajectory]) -> MinariDataset:
-    """Write searches of one task and budget as a dataset of Minari.
+    """Write searches of the same task and budget as a Minari dataset.
 
-    Every search is done again in the environment, which has to answer as it did: an episode holds observations,
-    actions, rewards, terminations, truncations, and the infos of :class:`~kdnas_env.wrappers.numeric_info.NumericInfo`
-    with the costs of limits as ``cost_<limit>``. An agent that gave up before the budget was spent truncates its
-    episode. The metadata of an episode have its seed and agent; ``recover_environment`` makes the environment.
+    Each search is replayed in the environment, which must give the recorded answers. An episode holds observations,
+    actions, rewards, terminations, truncations, and the infos of :class:`~kdnas_env.wrappers.numeric_info.NumericInfo`,
+    with the costs of limits as ``cost_<limit>``. If an agent stopped before the budget was spent, its episode is
+    truncated. The metadata of an episode contain its seed and agent; ``recover_environment`` makes the environment.
 
     Args:
         dataset: Name of the dataset, such as ``kdnas/race-v0``; it must not exist.
-        searches: The searches; those without an evaluation are left out.
+        searches: The searches; those without evaluations are left out.
 
     Raises:
-        KDNASError: If the name is malformed or taken, there is no evaluation, the searches differ in task or budget,
-            or the table answers otherwise than it did.
+        KDNASError: If the name is malformed or in use, there is no evaluation, the searches differ in task or budget,
+            or the table gives other answers than recorded.
     """
     searches = [search for search in searches if len(search)]
     efforts = {(search.task, search.budget, search.unit) for search in searches}
     if len(efforts) != 1:
-        raise KDNASError(f"the searches have {len(efforts)} tasks and budgets; expected evaluations of one")
-    try:  # before anything is written, which Minari would do first
+        raise KDNASError(f"the searches have {len(efforts)} tasks and budgets; expected evaluations with one of each")
+    try:  # checked before Minari writes anything
         parse_dataset_id(dataset)
     except ValueError as error:
         raise KDNASError(f"dataset is {shown(dataset)}: {error}") from error
@@ -80,7 +80,7 @@ def write_dataset(dataset: str, searches: Sequence[Trajectory]) -> MinariDataset
     episodes = [_episode(search, task) for search in searches]
     names = sorted({search.agent for search in searches})
     with warnings.catch_warnings():
-        # Minari would have an author, an e-mail address and a place of the code.
+        # Minari warns if author, e-mail address and code link are missing.
         warnings.filterwarnings("ignore", message=".*is set to None", category=UserWarning)
         try:
             made = minari.create_dataset_from_buffers(
@@ -98,7 +98,9 @@ def write_dataset(dataset: str, searches: Sequence[Trajectory]) -> MinariDataset
     return made
 
 
-def _chosen(searches: Sequence[Trajectory], task: str | None, agents: Sequence[str], place: str) -> list[Trajectory]:
+def _selected_searches(
+    searches: Sequence[Trajectory], task: str | None, agents: Sequence[str], place: str
+) -> list[Trajectory]:
     tasks = list(dict.fromkeys(search.task for search in searches))
     if task is None and len(tasks) != 1:
         raise KDNASError(f"{place!r} has searches of {tasks}; choose one with --task")
@@ -110,10 +112,10 @@ def _chosen(searches: Sequence[Trajectory], task: str | None, agents: Sequence[s
 
 
 def _episode(search: Trajectory, task: Task) -> EpisodeBuffer:
-    """Replay a search.
+    """Replay a search, and return it as an episode.
 
     Raises:
-        KDNASError: If the environment answers otherwise than it did.
+        KDNASError: If the environment gives other answers than recorded.
     """
     env, order = replay_env(search, task), replay_order(search)
     space = env.get_wrapper_attr("search_space")
@@ -127,7 +129,7 @@ def _episode(search: Trajectory, task: Task) -> EpisodeBuffer:
         if not np.isclose(reward, search.observed[row], rtol=1e-9, atol=1e-9):
             raise KDNASError(
                 f"evaluation {row + 1} of {search.agent} on {search.task}, seed {search.seed}, earned "
-                f"{search.observed[row]}, and {reward} here: the table is another one; take that of the race"
+                f"{search.observed[row]} in the race, but {reward} here: the table differs; use the table of the race"
             )
         observations.append(observation)
         infos.append(_flat(info))
@@ -144,18 +146,18 @@ def _episode(search: Trajectory, task: Task) -> EpisodeBuffer:
         rewards=rewards,
         terminations=[terminated for terminated, _ in ends],
         truncations=[truncated for _, truncated in ends],
-        # Minari's arrow files hold numbers as lists, and arrays of arrays.
+        # Minari's arrow files store numbers as lists, and only nested arrays as arrays.
         infos={name: column if column.ndim > 1 else column.tolist() for name, column in _columns(infos).items()},
     )
 
 
 def _flat(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of an info, in one level: Minari's arrow files lose what is nested."""
+    """Return the numbers of an info without nesting, because Minari's arrow files lose nested values."""
     numbers = numeric(info)
     costs = numbers.pop("costs", {})
     return numbers | {f"cost_{name}": cost for name, cost in costs.items()}
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return rows of equal keys as one array a key, of the shape ``(n, ...)``."""
+    """Return rows with equal keys as one array per key, of shape ``(n, ...)``."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -1,4 +1,4 @@
-"""A task of a race as a benchmark of OptunaHub; needs the extra ``optunahub``."""
+"""A task of a race as an OptunaHub benchmark; needs the extra ``optunahub``."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ DIRECTIONS = {
     "loss": StudyDirection.MINIMIZE,
     "latency_ratio": StudyDirection.MINIMIZE,
 }
-"""Objectives by name, and where they go; the names are those of a ``RewardComponents``."""
+"""Objectives by name, with their directions; the names are those of ``RewardComponents``."""
 
 INDEX = "_index"
-"""Ends the name of a parameter that is the index of a number among the choices of its dimension."""
+"""Suffix of parameters that hold the index of a number among the choices of a dimension."""
 
 
 class Problem(optunahub.benchmarks.BaseProblem):
-    """A task of a race, for Optuna's studies.
+    """A task of a race, for Optuna studies.
 
-    A dimension whose choices are numbers is an integer parameter, ``<dimension>_index``, the place of the number in
-    their order; any other is categorical. The constraints are those of :class:`~kdnas_env.integrations.oracle.Verdict`:
-    positive where they are broken.
+    A dimension with numeric choices is an integer parameter ``<dimension>_index``, the index of the number among the
+    ascending choices; other dimensions are categorical. The constraints are those of
+    :class:`~kdnas_env.integrations.oracle.Verdict`; violated ones are positive.
 
     Args:
         task: A task, such as ``rotten-tomatoes`` or ``imdb:speedup=8,seed=mean``.
-        seed: Where the task samples the table's seeds, draws one for every student; it is what the environment is
-            reset with.
-        metric_names: Objectives, some of ``DIRECTIONS``.
+        seed: If the task samples the table's seeds, it determines the seed that is drawn for each student; the
+            environment is reset with it.
+        metric_names: Names of the objectives, from ``DIRECTIONS``.
 
     Raises:
         KDNASError: If the task or an objective is unknown.
@@ -72,7 +72,7 @@ class Problem(optunahub.benchmarks.BaseProblem):
 
     @property
     def directions(self) -> list[StudyDirection]:
-        """Where the objectives go."""
+        """Directions of the objectives."""
         return [DIRECTIONS[name] for name in self._metric_names]
 
     @property
@@ -82,42 +82,42 @@ class Problem(optunahub.benchmarks.BaseProblem):
 
     @property
     def optimal_params(self) -> dict[str, Any]:
-        """Parameters of the student with the highest true reward among those that keep the limits."""
+        """Parameters of the student with the highest true reward that keeps the limits."""
         return self.params_of(self._oracle.optimum)
 
     @property
     def optimal_reward(self) -> float:
-        """Its reward: by the mean over the table's seeds, after the last epoch."""
+        """True reward of the optimum: by the mean over the table's seeds, after the last epoch."""
         return self._oracle.optimal_reward
 
     def true_reward(self, params: Mapping[str, Any]) -> float:
-        """Return a student's reward without noise; the floor where it fails or breaks a limit."""
+        """Return a student's reward without noise; the floor if it fails or breaks a limit."""
         return self._oracle.true_reward(self.action(params))
 
     def evaluate(self, params: dict[str, Any]) -> float | list[float]:
-        """Return the objective, or a list of several."""
+        """Return the objective, or a list if there are several."""
         components = self._ask(params).reward
         values = [float(getattr(components, name)) for name in self._metric_names]
         return values[0] if len(values) == 1 else values
 
     def evaluate_constraints(self, params: dict[str, Any]) -> dict[str, float]:
-        """Return the constraints by name; positive where they are broken."""
+        """Return the constraints by name; violated ones are positive."""
         return {**self._ask(params).constraints}
 
     def reseed(self, seed: int = 0) -> None:
-        """Draw the table's seeds anew, where the task samples them."""
+        """Draw the table's seeds again, if the task samples them."""
         self._oracle.reseed(seed)
 
     def action(self, params: Mapping[str, Any]) -> Action:
-        """Return the action that parameters stand for, int64 ``(dims,)``.
+        """Return the action for parameters, int64 ``(dims,)``.
 
         Raises:
-            KDNASError: If a parameter is missing, or none of its choices.
+            KDNASError: If a parameter is missing, or is not one of its choices.
         """
         return action_of(params, self._offered)
 
     def params_of(self, action: Action) -> dict[str, Any]:
-        """Return the parameters that stand for an action."""
+        """Return the parameters for an action."""
         return values_of(action, self._offered)
 
     def _ask(self, params: Mapping[str, Any]) -> Verdict:

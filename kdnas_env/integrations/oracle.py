@@ -1,4 +1,4 @@
-"""A task of a race, asked one student at a time: what all integrations answer with."""
+"""Evaluations of a task of a race, one student at a time; the common basis of all integrations."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 
 FAILED = "failed"
-"""Name of the constraint that a student breaks which cannot be built, or whose evaluation failed."""
+"""Name of the constraint that is violated if a student cannot be built or its evaluation failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a task says of a student.
+    """Result of a task for one student.
 
     Attributes:
-        evaluation: What was measured.
-        reward: What it earns, as in the environment.
-        constraints: By how much each limit is broken, relative to it, by name; 0 or less where it is kept, 0 where its
-            quantity is not known. ``failed`` is 1 for a student that cannot be built or whose evaluation failed, else
-            0.
+        evaluation: The evaluation.
+        reward: The reward, as in the environment.
+        constraints: Relative violation of each limit, by name; 0 or less if it is kept, 0 if its quantity is unknown.
+            ``failed`` is 1 for a student that cannot be built or whose evaluation failed, else 0.
     """
 
     evaluation: Evaluation
@@ -41,17 +40,18 @@ class Verdict:
 
 
 class TaskOracle:
-    """Answers questions of a task with the evaluations and rewards of its environment.
+    """Evaluates students of a task in the same way as its environment.
 
     Args:
-        task: The task, or its text, such as ``rotten-tomatoes:speedup=8``.
-        seed: Seed of ``reset``: where the task samples the table's seeds, it draws one for every student.
+        task: The task, or its specification as text, such as ``rotten-tomatoes:speedup=8``.
+        seed: Seed of ``reset``; if the task samples the table's seeds, it determines the seed that is drawn for each
+            student.
 
     Attributes:
         task: The task.
 
     Raises:
-        KDNASError: If there is no such table, or it has not what the task asks for.
+        KDNASError: If the table is unknown, or lacks what the task requires.
     """
 
     def __init__(self, task: Task | str, seed: int = 0) -> None:
@@ -66,17 +66,17 @@ class TaskOracle:
 
     @property
     def fidelity(self) -> Fidelity:
-        """Epochs of the evaluations, and the seed that was drawn."""
+        """Number of epochs of the evaluations, and the drawn seed."""
         return self._env.fidelity
 
     @cached_property
     def truth(self) -> Truth:
-        """What is true of the task: the optimum, and the reward of every student without noise."""
+        """True values of the task: the optimum, and the reward of each student without noise."""
         return Truth.of(self.task)
 
     @property
     def optimum(self) -> Action:
-        """The action whose student has the highest true reward of those that keep the limits, int64 ``(dims,)``."""
+        """The action of the student with the highest true reward that keeps the limits, int64 ``(dims,)``."""
         return self.space.from_index(int(self.truth.index[self.truth.reward.argmax()]))
 
     @property
@@ -85,22 +85,22 @@ class TaskOracle:
         return self.truth.best
 
     def true_reward(self, action: Action) -> float:
-        """Return a student's reward without noise; the floor where it fails or breaks a limit."""
+        """Return a student's reward without noise; the floor if it fails or breaks a limit."""
         return float(self.truth.rewards_of(self.space.index(action)))
 
     def reseed(self, seed: int) -> None:
-        """Draw the seeds of the table anew, as a reset of the environment does."""
+        """Draw the table's seeds again, as a reset of the environment does."""
         self._env.reset(seed=seed)
 
     def ask(self, action: npt.ArrayLike, epochs: int | None = None) -> Verdict:
-        """Return what the task says of the student of an action.
+        """Return the result for the student of an action.
 
         Args:
             action: Index into each dimension's choices, integers of shape ``(dims,)``.
-            epochs: Epochs of the evaluation; None: those of the task.
+            epochs: Number of epochs; None for the task's.
 
         Raises:
-            KDNASError: If the action is none of the space, or there are fewer epochs.
+            KDNASError: If the action is not in the space, or the task has fewer epochs.
         """
         fidelity = self.fidelity if epochs is None else Fidelity(epochs, seed=self.fidelity.seed)
         (evaluation,) = self._env.evaluate([self.space.decode(action)], fidelity)
@@ -114,14 +114,14 @@ class TaskOracle:
 
 
 def action_of(values: Mapping[str, Any], offered: Mapping[str, Sequence[Any]]) -> Action:
-    """Return the action of a student that another library names by values, int64 ``(dims,)``.
+    """Return the action for a student given by values of another library, int64 ``(dims,)``.
 
     Args:
-        values: Its values, by name.
-        offered: The values that the library is offered, by name, in the order of dimensions and choices.
+        values: The values, by name.
+        offered: The allowed values, by name, in the order of dimensions and choices.
 
     Raises:
-        KDNASError: If a value is missing, or was not offered.
+        KDNASError: If a value is missing or not allowed.
     """
     places = []
     for name, known in offered.items():
@@ -132,5 +132,5 @@ def action_of(values: Mapping[str, Any], offered: Mapping[str, Sequence[Any]]) -
 
 
 def values_of(action: Action, offered: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """Return the values by which another library names the student of an action; see :func:`action_of`."""
+    """Return the values of another library for the student of an action; see :func:`action_of`."""
     return {name: known[place] for (name, known), place in zip(offered.items(), action.tolist(), strict=True)}

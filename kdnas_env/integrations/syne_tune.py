@@ -1,4 +1,4 @@
-"""A task of a race as a black box of Syne Tune; needs the extra ``syne-tune``."""
+"""A task of a race as a Syne Tune black box; needs the extra ``syne-tune``."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ EPOCHS = "epochs"
 
 REWARD, ELAPSED = "metric_reward", "metric_elapsed_time"
 OBJECTIVES = (REWARD, "metric_loss", "metric_latency_ratio", "metric_cost", ELAPSED)
-"""Reward, to be maximised; unexplained variance; latency over the teacher's; by how much limits are broken; simulated
-seconds since the evaluation began."""
+"""Reward, to be maximised; unexplained variance; latency ratio to the teacher; relative violation of limits; simulated
+seconds since the start of the evaluation."""
 
 
 class TaskBlackbox(Blackbox):  # type: ignore[misc]  # Syne Tune has no types
     """A task of a race, for Syne Tune's schedulers and its simulator.
 
-    A configuration has a value for each dimension: an ordinal one where the choices are numbers, else a categorical
-    one. The fidelity is the epoch, from 1 to those of the task. What cannot be built, or fails, has the lowest reward.
+    A configuration has a value for each dimension: ordinal if the choices are numbers, else categorical. The fidelity
+    is the epoch, from 1 to that of the task. Students that cannot be built or fail have the lowest reward.
 
     Args:
         task: A task, such as ``rotten-tomatoes`` or ``imdb:speedup=8,seed=mean``.
-        seed: Seed of queries that name none. Where the task samples the table's seeds, a seed draws one for every
-            student; it is what the environment is reset with.
+        seed: Default seed of queries. If the task samples the table's seeds, it determines the seed that is drawn for
+            each student; the environment is reset with it.
 
     Raises:
         KDNASError: If the task is unknown, or has no epoch.
@@ -61,32 +61,32 @@ class TaskBlackbox(Blackbox):  # type: ignore[misc]  # Syne Tune has no types
 
     @property
     def optimum(self) -> dict[str, Any]:
-        """Configuration of the student with the highest true reward among those that keep the limits."""
+        """Configuration of the student with the highest true reward that keeps the limits."""
         return self.configuration(self._oracle.optimum)
 
     @property
     def optimal_reward(self) -> float:
-        """Its reward: by the mean over the table's seeds, after the last epoch."""
+        """True reward of the optimum: by the mean over the table's seeds, after the last epoch."""
         return self._oracle.optimal_reward
 
     def true_reward(self, configuration: Mapping[str, Any]) -> float:
-        """Return a student's reward without noise; the floor where it fails or breaks a limit."""
+        """Return a student's reward without noise; the floor if it fails or breaks a limit."""
         return self._oracle.true_reward(self.action(configuration))
 
     def action(self, configuration: Mapping[str, Any]) -> Action:
-        """Return the action that a configuration stands for, int64 ``(dims,)``.
+        """Return the action for a configuration, int64 ``(dims,)``.
 
         Raises:
-            KDNASError: If a value is missing, or none of its choices.
+            KDNASError: If a value is missing, or is not one of its choices.
         """
         return action_of(configuration, self._oracle.space.choices)
 
     def configuration(self, action: Action) -> dict[str, Any]:
-        """Return the configuration that stands for an action."""
+        """Return the configuration for an action."""
         return values_of(action, self._oracle.space.choices)
 
     def all_configurations(self) -> list[dict[str, Any]]:
-        """Return the configuration of every student that can be built.
+        """Return the configurations of all students that can be built.
 
         Raises:
             KDNASError: If the space is too large to list.
@@ -95,13 +95,13 @@ class TaskBlackbox(Blackbox):  # type: ignore[misc]  # Syne Tune has no types
         return [self.configuration(space.from_index(index)) for index in space.valid_indices.tolist()]
 
     def hyperparameter_objectives_values(self, predict_curves: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return configurations and objectives of every student, for one seed; see the base class for their shapes.
+        """Return configurations and objectives of all students, for one seed; see the base class for their shapes.
 
         Raises:
             KDNASError: If the space is too large to list.
         """
         configurations = pd.DataFrame(self.all_configurations())
-        curves = np.stack([self._curve(student) for student in configurations.to_dict("records")])
+        curves = np.stack([self._curve(configuration) for configuration in configurations.to_dict("records")])
         if predict_curves:
             return configurations, pd.DataFrame(curves.reshape(len(curves), -1))
         by_epoch = [configurations.assign(**{EPOCHS: epoch}) for epoch in self.fidelity_values.tolist()]
@@ -128,14 +128,14 @@ class TaskBlackbox(Blackbox):  # type: ignore[misc]  # Syne Tune has no types
         return np.array([self._objectives(action, epoch) for epoch in self.fidelity_values.tolist()])
 
     def _objectives(self, action: Action, epochs: int) -> tuple[float, ...]:
-        """Return ``OBJECTIVES`` of the student of an action after some epochs."""
+        """Return ``OBJECTIVES`` for the student of an action after a number of epochs."""
         verdict = self._oracle.ask(action, epochs)
         reward = verdict.reward
         return reward.reward, reward.loss, reward.latency_ratio, reward.cost, verdict.evaluation.wall_seconds
 
 
 def _domain(choices: tuple[Any, ...], *, is_ordered: bool) -> Any:
-    """Return the domain of a dimension; the value itself where there is one."""
+    """Return the domain of a dimension; the value itself if there is only one choice."""
     if len(choices) == 1:
         return choices[0]
     return ordinal([*choices], kind="nn") if is_ordered else choice([*choices])

@@ -1,4 +1,4 @@
-"""Latency of students beside their teacher: measured (torch, ONNX Runtime) or modelled (analytic)."""
+"""Latency of students relative to their teacher: measured (torch, ONNX Runtime) or modelled (analytic)."""
 
 from kdnas_env.latency.probe import LatencyProbe
 from kdnas_env.latency.settings import LatencySettings, ReferenceMachine

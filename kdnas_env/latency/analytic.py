@@ -1,4 +1,4 @@
-"""A roofline model of latency (Williams et al. 2009): no measurement, the same on every machine."""
+"""A roofline model of latency (Williams et al. 2009): computed, not measured, and the same on every machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdnas_env.latency.settings import LatencySettings, ReferenceMachine
 _FLOAT_BYTES = 4
 
 _ACTIVATION_FLOPS = {"relu": 1, "silu": 90, "gelu": 190, "gelu_new": 340}
-"""Time per element, in the operations a matrix product would have done; fitted with the reference machine."""
+"""Cost per element, in matrix-product operations that take the same time; fitted with the reference machine."""
 
 _UNKNOWN_ACTIVATION_FLOPS = _ACTIVATION_FLOPS["gelu"]
 
@@ -30,7 +30,7 @@ class Operator:
     bytes: int
 
     def seconds(self, machine: ReferenceMachine, threads: int) -> float:
-        """Return the time of the slower of arithmetic and memory, and of the launch."""
+        """Return the modelled time: the maximum of arithmetic and memory time, plus the launch overhead."""
         arithmetic = self.flops / (machine.gflops * 1e9 * threads)
         memory = self.bytes / (machine.gigabytes_per_second * 1e9)
         return max(arithmetic, memory) + machine.overhead_us * 1e-6
@@ -44,7 +44,7 @@ class _Shape:
     activation: str
     embedding: int
     tables: int
-    mapped: bool  # Whether embeddings pass a linear map on their way to the layers, of equal width or not.
+    mapped: bool  # Whether a linear map projects the embeddings to the layers, even if the widths are equal.
 
     @classmethod
     def of_student(cls, student: StudentConfig, teacher: EncoderArchitecture) -> _Shape:
@@ -74,12 +74,12 @@ class _Shape:
 def analytic_latency(student: StudentConfig, teacher: EncoderArchitecture, settings: LatencySettings) -> Latency:
     """Model the latency of a student and its teacher on the reference machine.
 
-    Every operator costs the larger of its arithmetic at peak speed and its traffic at full bandwidth, and a constant
-    to launch; operators add up. ALBERT shares its layers' weights, but computes every layer, so it costs what others
-    cost. Equal arguments give equal results, bit by bit.
+    Each operator costs the maximum of its arithmetic at peak speed and its memory traffic at full bandwidth, plus a
+    constant launch overhead. The costs of all operators add up. ALBERT shares weights between layers but computes each
+    layer, so it costs as much as other families. Equal arguments give bit-identical results.
 
     Returns:
-        A record without spread and with no timed pass.
+        A record with no timed passes and an interquartile range of 0.
     """
     student_ms = _milliseconds(_Shape.of_student(student, teacher), settings)
     teacher_ms = _milliseconds(_Shape.of_teacher(teacher), settings)
@@ -131,5 +131,5 @@ def _linear(tokens: int, inputs: int, outputs: int) -> Operator:
 
 
 def _elementwise(elements: int) -> Operator:
-    """Return an operator that moves elements and computes next to nothing."""
+    """Return an operator dominated by memory traffic, with one operation per element."""
     return Operator(elements, _FLOAT_BYTES * elements)

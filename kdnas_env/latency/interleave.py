@@ -1,4 +1,4 @@
-"""Timing two models against each other, so that what slows the machine slows both."""
+"""Interleaved timing of two models, so that a slower machine affects both alike."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from numpy.typing import NDArray
 from kdnas_env.latency.settings import LatencySettings
 
 Pass = Callable[[], None]
-"""One forward pass, over when the call returns."""
+"""One forward pass; the call returns when the pass is complete."""
 
 Clock = Callable[[], int]
-"""Returns nanoseconds since any fixed time."""
+"""Returns a time in nanoseconds since a fixed point."""
 
 MAX_BLOCK = 16
-"""Passes per block at most, so that a tiny student leaves time for enough rounds."""
+"""Maximum passes per block, so that a tiny student leaves time for enough rounds."""
 
 EARLIEST = 3
-"""Rounds before a probe may be ended early, so that one disturbed round does not decide."""
+"""Minimum number of rounds before a probe may be stopped early, so that one disturbed round does not decide."""
 
 
 @dataclass(frozen=True, eq=False)
 class PairedTimes:
-    """Times of a student and a teacher, round by round.
+    """Times of a student and a teacher in each round.
 
     Attributes:
         student_ns: Nanoseconds of each pass of the student, int64 ``(rounds, passes)``.
-        teacher_ns: Those of the teacher, int64 ``(rounds, passes)``.
+        teacher_ns: Nanoseconds of each pass of the teacher, int64 ``(rounds, passes)``.
     """
 
     student_ns: NDArray[np.int64]
@@ -41,13 +41,13 @@ class PairedTimes:
 
     @property
     def ratios(self) -> NDArray[np.float64]:
-        """Student over teacher, median of each round's passes, float64 ``(rounds,)``."""
+        """Ratio of the student's to the teacher's median time in each round, float64 ``(rounds,)``."""
         ratios: NDArray[np.float64] = np.median(self.student_ns, axis=1) / np.median(self.teacher_ns, axis=1)
         return ratios
 
 
 def interquartile_range(values: NDArray[np.int64] | NDArray[np.float64]) -> float:
-    """Return the distance between the quartiles of all values."""
+    """Return the interquartile range of all values."""
     low, high = np.percentile(values, (25, 75))
     return float(high - low)
 
@@ -55,9 +55,9 @@ def interquartile_range(values: NDArray[np.int64] | NDArray[np.float64]) -> floa
 def select_clock(settings: LatencySettings) -> Clock:
     """Return the clock of a probe, in nanoseconds.
 
-    One thread on the CPU is timed by its CPU time, which an idle core makes equal to wall time. On a busy machine
-    the scheduler interrupts the teacher's long passes but not a student's short ones: in wall time the ratio would
-    be biased, not just noisy. All else is timed by the wall clock.
+    With one thread on the CPU, this is the CPU time of the thread, which on an idle core equals wall time. On a busy
+    machine, the scheduler interrupts the teacher's long passes more often than a student's short ones, so a ratio of
+    wall times would be biased, not only noisy. All other settings use wall time.
     """
     fine = time.get_clock_info("thread_time").resolution < 1e-6
     return time.thread_time_ns if settings.device == "cpu" and settings.threads == 1 and fine else time.perf_counter_ns
@@ -73,23 +73,23 @@ def interleave(
 ) -> PairedTimes:
     """Time two models in rounds: a block of the student, two blocks of the teacher, a block of the student.
 
-    Within a round a linear drift of the machine's speed cancels (ABBA design). A block holds as many passes as fit
-    into one pass of the slower model, so that either runs mostly from caches that it has filled itself. Garbage
-    collection rests meanwhile.
+    Within a round, a linear drift of the machine's speed cancels out (ABBA design). A block has as many passes as fit
+    into one pass of the slower model, so that each model runs mostly from caches that it has filled itself. Garbage
+    collection is paused.
 
     Args:
-        student: One model.
-        teacher: The other.
-        settings: Warm-up, and when to stop.
-        clock: Nanoseconds; :func:`select_clock` chooses it.
-        enough: Called with the times so far after each round from ``EARLIEST`` on; a true value ends the probe.
+        student: Forward pass of the student.
+        teacher: Forward pass of the teacher.
+        settings: Number of warm-up passes, and when to stop.
+        clock: Returns nanoseconds; :func:`select_clock` chooses it.
+        enough: Called with the times so far after each round from ``EARLIEST`` on; returning True ends the probe.
     """
     student_size, teacher_size = _block_sizes(student, teacher, settings.warmup_passes, clock)
     student_ns: list[list[int]] = []
     teacher_ns: list[list[int]] = []
     with _garbage_collection_paused():
         start = time.perf_counter()
-        while not _content(student_ns, teacher_ns, time.perf_counter() - start, settings):
+        while not _should_stop(student_ns, teacher_ns, time.perf_counter() - start, settings):
             if enough is not None and len(student_ns) >= EARLIEST and enough(_paired(student_ns, teacher_ns)):
                 break
             before = _timed(student, student_size, clock)
@@ -117,7 +117,7 @@ def _timed(run: Pass, passes: int, clock: Clock) -> list[int]:
     return times
 
 
-def _content(
+def _should_stop(
     student_ns: list[list[int]], teacher_ns: list[list[int]], seconds: float, settings: LatencySettings
 ) -> bool:
     rounds = len(student_ns)
@@ -129,7 +129,7 @@ def _content(
 
 
 def _relative_error(ratios: NDArray[np.float64]) -> float:
-    """Standard error of the median over the median, from the interquartile range of a normal distribution."""
+    """Return the relative standard error of the median, estimated from the interquartile range of a normal variable."""
     deviation = interquartile_range(ratios) / 1.349
     return float(math.sqrt(math.pi / 2 / len(ratios)) * deviation / np.median(ratios))
 

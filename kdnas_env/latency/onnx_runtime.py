@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the graph that would be deployed, in float32 or int8, fully optimised by the runtime."""
+"""ONNX Runtime on the CPU: measures the graph as it would be deployed, in float32 or int8, with all optimisations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 """Inputs that a graph may have, in order; each int64 ``(batch, sequence)``."""
 
 Output = Callable[[Any], torch.Tensor]
-"""An output of a graph, as a function of what the model returns."""
+"""Extracts an output of a graph from the return value of the model."""
 
 LAST_HIDDEN_STATE: Mapping[str, Output] = {"last_hidden_state": operator.attrgetter("last_hidden_state")}
 
@@ -32,13 +32,13 @@ _LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 class _Graph(nn.Module):
-    """A model as a function of some inputs by position, which fixes the inputs and outputs of the graph."""
+    """A model as a function of positional inputs, which fixes the inputs and outputs of the graph."""
 
     def __init__(self, model: nn.Module, inputs: tuple[str, ...], outputs: tuple[Output, ...]) -> None:
         super().__init__()
         self.model, self.inputs, self.outputs = model, inputs, outputs
 
-    # No *args: the exporter would take them for one input.
+    # No *args: the exporter would treat them as one input.
     def forward(
         self, first: torch.Tensor, second: torch.Tensor | None = None, third: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
@@ -48,11 +48,11 @@ class _Graph(nn.Module):
 
 
 def load(model: nn.Module, settings: LatencySettings) -> Pass:
-    """Return the forward pass of an encoder, exported for the shape of the probe.
+    """Return the forward pass of an encoder, exported for the batch size and length of the probe.
 
     Raises:
         DependencyError: If the extra ``onnx`` is not installed.
-        LatencyError: If the model cannot be exported, or the runtime refuses it.
+        LatencyError: If the model cannot be exported, or ONNX Runtime cannot run it.
     """
     session = open_session(model, settings)
     feed = {"input_ids": random_ids(model, settings).numpy()}
@@ -64,13 +64,13 @@ def load(model: nn.Module, settings: LatencySettings) -> Pass:
 
 
 def open_session(model: nn.Module, settings: LatencySettings) -> Any:
-    """Export an encoder, quantise it where the runtime says so, and open it. No file remains.
+    """Export an encoder, quantise it for runtime ``onnxruntime-int8``, and open it. No file remains.
 
-    The graph has the input ``input_ids`` and one output, the last hidden state.
+    The graph has one input, ``input_ids``, and one output, the last hidden state.
 
     Raises:
         DependencyError: If the extra ``onnx`` is not installed.
-        LatencyError: If the model cannot be exported, or the runtime refuses it.
+        LatencyError: If the model cannot be exported, or ONNX Runtime cannot run it.
     """
     require_onnx(f'runtime "{settings.runtime}"')
     with scratch_folder("onnx") as folder:
@@ -94,10 +94,10 @@ def require_onnx(purpose: str) -> None:
     """Check that the extra ``onnx`` is installed.
 
     Args:
-        purpose: What needs it, for the message.
+        purpose: For the message: what needs the extra.
 
     Raises:
-        DependencyError: If it is not.
+        DependencyError: If it is not installed.
     """
     try:
         import onnx  # noqa: F401
@@ -117,15 +117,15 @@ def write_graph(
     longest: int | None = None,
     outputs: Mapping[str, Output] = LAST_HIDDEN_STATE,
 ) -> None:
-    """Write a model as a graph that maps some inputs to some outputs. What the exporter raises is raised.
+    """Write a model as an ONNX graph. Exceptions of the exporter are passed on.
 
     Args:
-        model: Model of transformers; it is not changed.
-        example: Inputs by name, of ``INPUT_NAMES`` and in their order, each int64 ``(batch, sequence)``. No
-            tensor may be there twice: the exporter would take the two inputs for one.
+        model: Model of transformers; it does not change.
+        example: Inputs by name, a subset of ``INPUT_NAMES`` in that order, each int64 ``(batch, sequence)``. Each must
+            be a different tensor: the exporter would merge two inputs that share one.
         path: The file.
-        longest: Longest sequence, which makes batch and length free; None fixes both as in the example. Free ones
-            must be 2 or more in the example, since the exporter takes a 1 for a constant.
+        longest: Maximum sequence length, if batch size and length are variable; None fixes both as in the example. For
+            variable ones, the example needs sizes of 2 or more, because the exporter treats a size of 1 as constant.
         outputs: Outputs by name.
     """
     names = tuple(example)
@@ -143,11 +143,11 @@ def write_graph(
             dynamic_shapes=axes,
             dynamo=True,
             verbose=False,
-            optimize=False,  # ONNX Runtime does the same again, in a tenth of the time.
+            optimize=False,  # ONNX Runtime applies the same optimisations, ten times as fast.
         )
         if program is None:
             raise LatencyError("the exporter returned nothing")
-        # The exporter notes where in the source code each node comes from, with the paths of this machine.
+        # The exporter records the source code position of each node, which contains paths of this machine.
         from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
         ClearMetadataAndDocStringPass()(program.model)
@@ -155,10 +155,10 @@ def write_graph(
 
 
 def open_graph(path: Path, threads: int) -> Any:
-    """Open a graph on the CPU, optimised as far as the runtime can. What the runtime raises is raised.
+    """Open a graph on the CPU with all optimisations. Exceptions of ONNX Runtime are passed on.
 
     Args:
-        path: File of :func:`write_graph`.
+        path: File written by :func:`write_graph`.
         threads: Threads of the session.
 
     Returns:
@@ -171,14 +171,14 @@ def open_graph(path: Path, threads: int) -> Any:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = threads
     options.log_severity_level = ONLY_ERRORS
-    # Sessions take turns: the threads of one that rests must not spin.
+    # Sessions run alternately: the threads of an idle session must not occupy cores by spinning.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Mute the exporter: what matters it raises."""
+    """Mute the exporter; real problems raise exceptions."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""The latency of students, each beside its teacher."""
+"""Measures the latency of students relative to their teacher."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 class LatencyProbe:
-    """Finds the latency of students of one teacher; the teacher is prepared once.
+    """Determines the latency of students of one teacher; the teacher is prepared once.
 
-    Encoders only, without pooler and head, in eval and inference mode, on random token ids without padding. Every
-    measurement times student and teacher interleaved, holds the cores of the machine for itself
-    (:func:`kdnas_env.support.cpu_lock.probe_lock`), and leaves models, thread counts and random states as they were.
+    It runs encoders only, without pooler and head, in eval and inference mode, on random token ids without padding.
+    Each measurement times student and teacher interleaved and holds the CPU lock alone
+    (:func:`kdnas_env.support.cpu_lock.probe_lock`). Models, thread counts and random states stay unchanged.
 
     Attributes:
         architecture: The teacher's architecture.
-        settings: What to run, and how long.
+        settings: Runtime, inputs and duration of the probe.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class LatencyProbe:
         """Prepare the teacher.
 
         Args:
-            teacher: Its encoder of transformers; None will do for runtime ``analytic``.
+            teacher: Its encoder, a model of transformers; may be None for runtime ``analytic``.
             architecture: Its architecture.
-            settings: What to run, and how long.
+            settings: Runtime, inputs and duration of the probe.
 
         Raises:
             LatencyError: If the sequences are too long for the teacher, the model is missing, the device cannot be
@@ -60,31 +60,30 @@ class LatencyProbe:
 
     @property
     def needs_models(self) -> bool:
-        """Whether models are run; False where the architectures suffice."""
+        """Whether the probe runs models; False if the architectures suffice."""
         return self.settings.runtime != "analytic"
 
     def measure(
         self, model: nn.Module | None, student: StudentConfig, *, enough: Callable[[Latency], bool] | None = None
     ) -> Latency:
-        """Find the latency of a student.
+        """Determine the latency of a student.
 
-        Call it outside of :func:`kdnas_env.support.cpu_lock.training_lock`. Out-of-memory errors pass through as they
-        are.
+        Call it outside :func:`kdnas_env.support.cpu_lock.training_lock`. Out-of-memory errors are passed on unchanged.
 
         Args:
-            model: The student's encoder of transformers, on any device and in any mode; None will do for runtime
+            model: The student's encoder, a model of transformers on any device and in any mode; may be None for runtime
                 ``analytic``.
             student: Its architecture.
-            enough: Called with the latency so far after each round but the first ones; a true value ends the
+            enough: Called with the latency so far after each round from the third on; returning True ends the
                 measurement, which is then less precise.
 
         Returns:
-            Medians over all passes, and the median of the ratios of rounds of passes. Times of one thread on the
-            CPU are CPU times (see :func:`kdnas_env.latency.interleave.select_clock`).
+            Medians over all passes, and the median of the ratios of the rounds. With one thread on the CPU, times are
+            CPU times (see :func:`kdnas_env.latency.interleave.select_clock`).
 
         Raises:
             LatencyError: If the model is missing or cannot be exported.
-            RunError: If the lock of the cores cannot be used.
+            RunError: If the CPU lock cannot be used.
         """
         if self._teacher is None:
             return analytic_latency(student, self.architecture, self.settings)
@@ -117,10 +116,10 @@ class LatencyProbe:
 
     def _load(self, model: nn.Module | None, role: str) -> Pass:
         if model is None:
-            raise LatencyError(f"runtime {self.settings.runtime!r} runs models, but that of the {role} is None")
+            raise LatencyError(f"runtime {self.settings.runtime!r} needs models, but the model of the {role} is None")
         from kdnas_env.latency import onnx_runtime, torch_runtime
 
         load = torch_runtime.load if self.settings.runtime == "torch" else onnx_runtime.load
-        # Exports are as much of a burden to others' probes as training is.
+        # An export disturbs the probes of other processes as much as training does.
         with training_lock():
             return load(model, self.settings)

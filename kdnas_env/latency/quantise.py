@@ -1,4 +1,4 @@
-"""Quantisation of a graph to int8."""
+"""Quantisation of ONNX graphs to int8."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from numpy.typing import NDArray
 
 DYNAMIC, WEIGHTS_ONLY, TABLES_ONLY = "weights and activations", "weights alone", "embedding tables alone"
 SCHEMES = (DYNAMIC, WEIGHTS_ONLY, TABLES_ONLY)
-"""What is quantised, from the fastest to the most exact."""
+"""Quantisation schemes, from the fastest to the most accurate."""
 
 _PRODUCTS = ("MatMul", "Gemm")
-"""Operators that multiply by a weight."""
+"""Operators that multiply by a weight matrix."""
 _LARGEST = 127
 WARNINGS, ONLY_ERRORS = 2, 3
-"""Severities of ONNX Runtime's logger; it logs warnings unless told otherwise, and cannot be asked."""
+"""Severities of ONNX Runtime's logger. The default is warnings; the current one cannot be queried."""
 _FEW_ROWS = 64
-"""Tables of fewer rows (segments) are not worth it."""
+"""Minimum rows of a table to be quantised; smaller ones (such as segment embeddings) save too little."""
 
 
 def quantise(graph: Path, out: Path, scheme: str = DYNAMIC, *, exact_head: bool = False) -> None:
-    """Quantise a graph: weights of matrix products per channel, embeddings per row.
+    """Quantise a graph: weights of matrix products per output channel, embedding tables per row.
 
-    With ``DYNAMIC`` activations are quantised too, in the range that each batch has, and products are computed in int8.
-    Weights then keep to 7 bits, since processors without VNNI add two products of 8 bits in 16 and would overflow. With
-    ``WEIGHTS_ONLY`` weights have 8 bits, and products are computed in float32: as small, more exact, and about as slow
-    as the float graph. With ``TABLES_ONLY`` products stay as they are; the tables are most of a small student. Rows of
-    an embedding table differ much in size, so that one scale for all of them would cost more than everything else.
+    ``DYNAMIC`` also quantises activations, with the range of each batch, and computes products in int8. Its weights
+    have 7 bits, because processors without VNNI add two 8-bit products in 16 bits, which could overflow.
+    ``WEIGHTS_ONLY`` uses 8-bit weights and computes products in float32: as small, more accurate, and about as slow as
+    the float graph. ``TABLES_ONLY`` keeps the products in float32; the tables are most of a small student. Tables have
+    one scale per row, because rows differ much in size and a common scale would cause most of the error.
 
     Args:
         graph: File of the float graph.
         out: File of the int8 graph.
         scheme: One of :data:`SCHEMES`.
-        exact_head: Leave the last product with a weight in float32: a linear head whose weights are large, as closed
-            forms have them, would multiply the error of its rounded inputs.
+        exact_head: Whether to keep the last product with a weight in float32. A linear head with large weights, as
+            closed forms produce, would amplify the rounding error of its inputs.
     """
     import onnx
     from onnxruntime.quantization import quantize_dynamic
@@ -59,7 +59,7 @@ def quantise(graph: Path, out: Path, scheme: str = DYNAMIC, *, exact_head: bool 
                     op_types_to_quantize=list(_PRODUCTS),
                     per_channel=True,
                     reduce_range=True,
-                    # A Gemm is replaced by a MatMul of that name first.
+                    # quantize_dynamic first replaces a Gemm by a MatMul with this name.
                     nodes_to_exclude=[] if exact is None else [exact.name, f"{exact.name}_MatMul"],
                 )
             else:
@@ -71,7 +71,7 @@ def quantise(graph: Path, out: Path, scheme: str = DYNAMIC, *, exact_head: bool 
 
 
 def _quantise_tables(model: Any) -> None:
-    """Replace each look-up in a float table by a look-up in an int8 table and a look-up in the scales of its rows."""
+    """Replace each look-up in a float table by look-ups in an int8 table and in the scales of its rows."""
     from onnx import TensorProto, helper, numpy_helper
 
     tables = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
@@ -98,7 +98,7 @@ def _quantise_tables(model: Any) -> None:
 
 
 def _last_product(model: Any) -> Any:
-    """Return the last matrix product with a weight; it gets a name if it has none."""
+    """Return the last matrix product with a weight; name it if it has no name."""
     weights = {tensor.name for tensor in model.graph.initializer}
     last = next(node for node in reversed(model.graph.node) if node.op_type in _PRODUCTS and node.input[1] in weights)
     last.name = last.name or "head"
@@ -110,7 +110,7 @@ def _quantise_weights(model: Any, exact: Any = None) -> None:
 
     Args:
         model: The graph.
-        exact: A product that stays as it is.
+        exact: A product to keep in float32.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -138,7 +138,7 @@ def _quantise_weights(model: Any, exact: Any = None) -> None:
 
 
 def _scaled(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Return a matrix in int8, and the scales of its rows (axis 1) or columns (axis 0), which keep that axis."""
+    """Return a matrix in int8, and the scales of its rows (axis 1) or columns (axis 0), with the reduced axis kept."""
     largest = np.abs(values).max(axis=axis, keepdims=True)
     scales = np.where(largest > 0, largest / _LARGEST, 1).astype(np.float32)
     return np.rint(values / scales).astype(np.int8), scales
@@ -146,7 +146,7 @@ def _scaled(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], N
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Mute advice on shape inference, which the root logger gives, and the runtime's on what it cannot fold."""
+    """Mute advice on shape inference (root logger) and on constant folding (ONNX Runtime)."""
     import onnxruntime
 
     before = logging.root.manager.disable

@@ -1,4 +1,4 @@
-"""What a latency probe runs, and how long."""
+"""Settings of a latency probe."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from kdnas_env.errors import LatencyError
 from kdnas_env.support.checks import check_number, check_whole
 
 INT8 = "onnxruntime-int8"
-"""ONNX Runtime on a graph that is quantised as an export to int8 is."""
+"""ONNX Runtime on a graph that is quantised in the same way as an int8 export."""
 
 RUNTIMES = ("torch", "onnxruntime", INT8, "analytic")
 
 
 @dataclass(frozen=True)
 class ReferenceMachine:
-    """The processor of the analytic model.
+    """The machine of the analytic model.
 
-    The defaults describe one server core with AVX-512 that runs eager PyTorch; they were fitted to students of
-    all-MiniLM-L6-v2.
+    The defaults describe one server core with AVX-512 that runs eager PyTorch. They were fitted to measurements of
+    students of all-MiniLM-L6-v2.
 
     Attributes:
-        gflops: Peak speed of matrix products, in 10^9 floating-point operations a second and thread.
-        gigabytes_per_second: Bandwidth at which weights and activations arrive, in 10^9 bytes a second.
+        gflops: Peak speed of matrix products, in 10^9 floating-point operations per second and thread.
+        gigabytes_per_second: Memory bandwidth for weights and activations, in 10^9 bytes per second.
         overhead_us: Time to launch an operator, in microseconds.
     """
 
@@ -37,25 +37,25 @@ class ReferenceMachine:
 
 @dataclass(frozen=True)
 class LatencySettings:
-    """Settings of a latency probe: plain data, part of a workload's fingerprint.
+    """Settings of a latency probe. They are plain data and part of a workload's fingerprint.
 
     A probe runs rounds of interleaved passes until the ratio is precise enough or the time is up.
 
     Attributes:
         runtime: ``torch`` (eager), ``onnxruntime`` (exported, all graph optimisations), ``onnxruntime-int8`` (the same,
-            weights and activations quantised to int8) or ``analytic`` (a roofline model of a reference machine: no
-            measurement, equal on every machine).
+            weights and activations quantised to int8) or ``analytic`` (a roofline model of a reference machine, which
+            is the same on every machine).
         batch_size: Sequences per pass.
-        sequence_length: Tokens per sequence, none of them padding.
+        sequence_length: Tokens per sequence, without padding.
         threads: Threads of the runtime.
-        device: Device of the probe; other than ``cpu`` with ``torch`` only.
-        warmup_passes: Untimed passes of either model before the first round.
-        min_rounds: Rounds at least, whatever they take.
-        max_rounds: Rounds at most.
-        max_seconds: No round starts later than this after the first, once there are ``min_rounds``.
-        precision: Relative standard error of the median ratio at which the probe is content.
+        device: Device of the probe; only runtime ``torch`` supports others than ``cpu``.
+        warmup_passes: Untimed passes of each model before the first round.
+        min_rounds: Minimum number of rounds, even if they exceed ``max_seconds``.
+        max_rounds: Maximum number of rounds.
+        max_seconds: Seconds since the first round after which no further round starts.
+        precision: Relative standard error of the median ratio at which the probe stops.
         seed: Seed of the token ids.
-        reference: The processor of ``analytic``.
+        reference: The machine of runtime ``analytic``.
     """
 
     runtime: str = "torch"
@@ -81,4 +81,6 @@ class LatencySettings:
         if self.max_rounds < self.min_rounds:
             raise LatencyError(f"max_rounds is {self.max_rounds}; expected at least min_rounds, {self.min_rounds}")
         if self.runtime != "torch" and self.device != "cpu":
-            raise LatencyError(f"runtime {self.runtime!r} knows no device {self.device!r}; choose 'cpu', or 'torch'")
+            raise LatencyError(
+                f"runtime {self.runtime!r} does not support device {self.device!r}; use 'cpu', or 'torch'"
+            )

@@ -14,7 +14,7 @@ from kdnas_env.latency.settings import LatencySettings
 
 
 def load(model: nn.Module, settings: LatencySettings) -> Pass:
-    """Return the forward pass of an encoder in inference mode; it ends when the device has finished.
+    """Return the forward pass of an encoder in inference mode; the pass waits for the device to finish.
 
     Raises:
         LatencyError: If the device cannot be used.
@@ -33,7 +33,7 @@ def load(model: nn.Module, settings: LatencySettings) -> Pass:
 
 
 def ready(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return the model in eval mode on a device: itself if it is, else a copy. The caller's model never changes."""
+    """Return the model in eval mode on a device: itself if possible, else a copy. The caller's model never changes."""
     there = all(tensor.device == device for tensor in model.state_dict().values())
     if there and not any(module.training for module in model.modules()):
         return model
@@ -52,7 +52,7 @@ def random_ids(model: nn.Module, settings: LatencySettings) -> torch.Tensor:
 
 def _checked_device(name: str) -> torch.device:
     try:
-        # A tensor's device carries its index, which 'cuda' alone lacks.
+        # An existing tensor's device has an index, which 'cuda' alone lacks.
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise LatencyError(f"device {name!r} cannot be used: {one_line(error)}; try 'cpu'") from error

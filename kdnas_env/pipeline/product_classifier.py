@@ -44,7 +44,7 @@ from kdnas_env.tasks.specs import (
 from kdnas_env.tasks.teacher import TASK_TEACHER, TaskTeacher
 
 _MOST_CLASSES = 12
-"""Classes that are named at most."""
+"""Maximum number of classes that are named."""
 
 
 class ClassifierProduct(Product):
@@ -151,7 +151,7 @@ def _task_and_teacher(options: PipelineOptions, progress: Progress) -> tuple[Tas
 
 
 def overview(task: TaskData) -> tuple[str, ...]:
-    """Return what was found in the data of a task: columns, kind, classes, splits, what was left out and repeated."""
+    """Return lines on the data of a task: columns, kind, classes, splits, skipped and repeated rows."""
     columns = " and ".join(map(repr, task.spec.columns))
     labels = task.preparation.get("label_columns", ())
     repeated = task.preparation.get(REPEATED, 0)

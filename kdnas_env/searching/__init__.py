@@ -1,1 +1,1 @@
-"""How a search is run: journal, early stopping, run folder."""
+"""Running a search: journal, early stopping, run folder."""

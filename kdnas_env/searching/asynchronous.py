@@ -1,4 +1,4 @@
-"""Asynchronous searches: a free worker gets the agent's next proposal at once."""
+"""Asynchronous search: each free worker immediately gets the agent's next proposal."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Action = tuple[int, ...]
 Student = tuple[Action, Fidelity]
 
 OnAnswer = Callable[[KDNASEnv], object]
-"""Called each time the agent has been told a result."""
+"""Called each time after the agent was told a result."""
 
 
 class AskableAgent(Protocol):
     """An agent that can propose a candidate while others are pending (``agents/ask_tell.py``)."""
 
     def start(self, env: Any, *, budget: int | None = None, round_size: int | None = None, seed: int = 0) -> None:
-        """Start a new search of an environment, without a step of it."""
+        """Start a new search of an environment, without taking a step."""
         ...
 
     def ask(self, n: int) -> npt.NDArray[np.int64]:
@@ -55,45 +55,46 @@ def search_asynchronously(
     on_epoch: EpochCallback | None = None,
     on_answer: OnAnswer | None = None,
 ) -> None:
-    """Let an agent search an environment, with as many students being evaluated as there are workers.
+    """Run a search in which as many students are evaluated in parallel as there are workers.
 
-    The agent proposes one student at a time, knows which others are pending, and is told each result as soon as it is
-    there. The environment keeps the record, as in any search; the results are in its history, and in the agent. Every
-    evaluation is stored before the agent is told of it.
+    The agent proposes one student at a time, knows the pending ones, and is told each result immediately. The
+    environment records the results as in any search; they are in its history. Each evaluation is stored before the
+    agent is told.
 
-    With a journal, a search that was killed can be resumed. It is replayed from journal and store, with the same
-    proposals; evaluations that were running start again. If agent and evaluations are deterministic, the rest of the
-    search depends only on the order in which students are finished.
+    With a journal, a killed search can be resumed. The journal and the store are replayed with the same proposals;
+    unfinished evaluations start again. If agent and evaluations are deterministic, the rest of the search depends only
+    on the order in which students finish.
 
     Args:
         agent: An agent with ``start``, ``ask`` and ``tell``.
-        env: The environment; its evaluator is not asked.
-        store: Store of the evaluations, of the pool's workload. None: no store; workers then evaluate every proposal,
-            also repeated students and those that cannot be built.
+        env: The environment; its evaluator is not used.
+        store: Store of the evaluations, with the workload of the pool. None for no store; workers then evaluate every
+            proposal, including repeated students and those that cannot be built.
         pool: The workers.
         seed: Seed of the agent and of the environment's reset.
-        budget: Evaluations that the agent plans for; None: those of the environment.
+        budget: Number of evaluations that the agent plans for; None for the budget of the environment.
         end: Time on the clock of the pool's workers, in seconds, after which no evaluation starts.
-        journal: The proposals and results so far, in order.
-        on_epoch: Called after each epoch of each student; its return value is ignored. Students are stopped by the
-            early stopping of the environment, and by the agent if it has a method ``on_epoch(action, report)``.
-        on_answer: Called each time the agent has been told a result.
+        journal: Journal of the proposals and results, in order.
+        on_epoch: Called after each epoch of each student; its return value is ignored. Only the early stopping of the
+            environment and the agent's method ``on_epoch(action, report)``, if it has one, can stop students.
+        on_answer: Called each time after the agent was told a result.
 
     Raises:
-        KDNASError: If the agent cannot be asked and told, or the budget is in seconds and there is no ``end``.
-        RunError: If the journal is of another search, the store or the journal cannot be written, or the pool gives up.
+        KDNASError: If the agent has no ask and tell, or the budget is in seconds without an ``end``.
+        RunError: If the journal belongs to another search, the store or the journal cannot be written, or the pool
+            fails.
     """
     check_askable(agent, type(agent).__name__, "Search without `asynchronous`")
     if env.budget_unit == "seconds" and end == math.inf:
         raise KDNASError(
-            "the budget is in seconds; an asynchronous search counts evaluations or epochs, or has an `end`"
+            "the budget is in seconds; an asynchronous search needs a budget of evaluations or epochs, or an `end`"
         )
     env.reset(seed=seed)
     agent.start(env, budget=budget, round_size=1, seed=seed)
     search = _Search(agent, env, store, pool, end, journal, on_epoch, on_answer)
     if journal is not None:
-        search.relive(journal)
-    search.go_on()
+        search.replay(journal)
+    search.run()
 
 
 def check_askable(agent: Any, name: str, advice: str) -> None:
@@ -101,8 +102,8 @@ def check_askable(agent: Any, name: str, advice: str) -> None:
 
     Args:
         agent: The agent.
-        name: What the message calls it.
-        advice: What to do if it cannot, a sentence without a full stop.
+        name: For the message: name of the agent.
+        advice: For the message: what to do instead, without a full stop.
 
     Raises:
         KDNASError: If the agent lacks a method of :class:`AskableAgent`.
@@ -110,7 +111,7 @@ def check_askable(agent: Any, name: str, advice: str) -> None:
     missing = [method for method in ("start", "ask", "tell") if not callable(getattr(agent, method, None))]
     if missing:
         raise KDNASError(
-            f"agent {name} has no {' and no '.join(missing)}; only agents with ask and tell can wait for several "
+            f"agent {name} has no {' and no '.join(missing)}; only agents with ask and tell support parallel "
             f"evaluations. {advice}"
         )
 
@@ -128,15 +129,15 @@ class _Search:
 
     def __post_init__(self) -> None:
         self._on_epoch = getattr(self.agent, "on_epoch", None)
-        # In the order of the proposals, in which a resumed search starts them again.
+        # In the order of the proposals: a resumed search restarts them in this order.
         self._pending: Counter[Student] = Counter()
-        self._reserved = 0  # budget of the pending students
+        self._reserved = 0  # budget reserved for the pending students
         self._running: dict[int, list[Action]] = {}
         self._tickets: dict[tuple[StudentConfig, Fidelity], int] = {}
         self._answered: deque[tuple[Action, Evaluation]] = deque()
         self._over = False
 
-    def relive(self, journal: Journal) -> None:
+    def replay(self, journal: Journal) -> None:
         """Replay the journal with the agent."""
         for number, entry in enumerate(journal.entries, start=1):
             if entry.kind == ASKED:
@@ -157,32 +158,33 @@ class _Search:
                 )
             self._tell(entry.action, entry.evaluation or self._known_or_evaluated(entry.action, fidelity))
         for action, fidelity in self._pending.elements():
-            self._begin(action, fidelity)
+            self._submit(action, fidelity)
 
-    def go_on(self) -> None:
+    def run(self) -> None:
         """Search until the budget is spent or the agent has no more to propose."""
-        while self._employ():
+        while self._assign_proposals():
             if not self._answered:
                 self._collect()
             action, evaluation = self._answered.popleft()
             stopped = evaluation if evaluation.status is Status.STOPPED else None
-            self._note(Entry(TOLD, action, stopped))
+            self._write_entry(Entry(TOLD, action, stopped))
             self._tell(action, evaluation)
 
-    def _employ(self) -> bool:
-        """Give every free worker a proposal while there are any; return whether a student is pending."""
-        # A student that is answered at once occupies a worker until the agent has been told, which then decides with
-        # all known results.
+    def _assign_proposals(self) -> bool:
+        """Give proposals to all free workers; return whether a student is pending."""
+        # A student with a known result also occupies a worker until the agent was told, so that the agent decides with
+        # all
+        # known results.
         while self.pool.free > len(self._answered) and not self._over and self.pool.now() < self.end:
             student = self._propose()
             if student is None:
                 break  # until another result is known
-            self._note(Entry(ASKED, student[0]))
-            self._begin(*student)
+            self._write_entry(Entry(ASKED, student[0]))
+            self._submit(*student)
         return bool(self._pending) and not self._over
 
     def _propose(self) -> Student | None:
-        """Return a proposal, which becomes pending; None if the budget is spent or the agent has none left."""
+        """Return a proposal, which becomes pending; None if the budget is spent or the agent proposes nothing."""
         fidelity = self.env.affordable(self._reserved)
         if fidelity is None or not len(proposal := self.agent.ask(1)):
             return None
@@ -191,8 +193,8 @@ class _Search:
         self._reserved += self.env.history.budget.reserved(fidelity)
         return student
 
-    def _begin(self, action: Action, fidelity: Fidelity) -> None:
-        """Submit a student, unless its evaluation is known or running."""
+    def _submit(self, action: Action, fidelity: Fidelity) -> None:
+        """Submit a student for evaluation, unless its evaluation is known or already running."""
         config = self.env.search_space.decode(action)
         known = None if self.store is None else self.env.refused(config, fidelity) or self.store.find(config, fidelity)
         if known is not None:
@@ -216,7 +218,7 @@ class _Search:
         return bool(self._on_epoch and self._on_epoch(np.array(action, dtype=np.int64), report)) or stops
 
     def _collect(self) -> None:
-        """Wait for finished students, and store them before anything else."""
+        """Wait for finished students, and store their evaluations before anything else."""
         for finished in self.pool.wait():
             evaluation = finished.evaluation
             self._tickets.pop((evaluation.config, evaluation.fidelity), None)
@@ -238,12 +240,12 @@ class _Search:
             self.on_answer(self.env)
 
     def _known_or_evaluated(self, action: Action, fidelity: Fidelity) -> Evaluation:
-        """Return the evaluation of an action in the journal; evaluate it again if the store does not have it."""
-        self._begin(action, fidelity)
+        """Return the evaluation of an action in the journal; repeat the evaluation if the store lacks it."""
+        self._submit(action, fidelity)
         while not self._answered:
             self._collect()
         return self._answered.popleft()[1]
 
-    def _note(self, entry: Entry) -> None:
+    def _write_entry(self, entry: Entry) -> None:
         if self.journal is not None:
             self.journal.write(entry)

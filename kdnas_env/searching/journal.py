@@ -1,4 +1,4 @@
-"""The proposals and results of an asynchronous search, in order: with them and the store it can be replayed."""
+"""The journal of an asynchronous search: its proposals and results in order. With the store, it can be replayed."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Entry:
     """One event of a search.
 
     Attributes:
-        kind: ``asked``: the agent proposed the action; ``told``: it learnt what the action earned.
+        kind: ``asked``: the agent proposed the action; ``told``: the agent was told the result of the action.
         action: The action.
-        evaluation: The result, where the store does not have it: a student that was stopped.
+        evaluation: The result of a stopped student, which the store does not hold; else None.
     """
 
     kind: str
@@ -33,7 +33,7 @@ class Entry:
     evaluation: Evaluation | None = None
 
     def to_json(self) -> str:
-        """Serialise to one line."""
+        """Return the entry as one line of JSON."""
         data: dict[str, Any] = {self.kind: list(self.action)}
         if self.evaluation is not None:
             data["evaluation"] = json.loads(self.evaluation.to_json())
@@ -44,41 +44,41 @@ class Entry:
         """Restore an entry of :meth:`to_json`.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If the line is not an entry.
         """
         data = parse_json(line)
         if not isinstance(data, dict):
-            raise ValueError(f"{shown(data)} is no event")
+            raise ValueError(f"{shown(data)} is not an event")
         (kind,) = {ASKED, TOLD} & data.keys()
         action = data[kind]
         if not isinstance(action, list) or not all(type(index) is int for index in action):
-            raise ValueError(f"{shown(action)} is no action")
+            raise ValueError(f"{shown(action)} is not an action")
         evaluation = data.get("evaluation")
         return cls(kind, tuple(action), None if evaluation is None else Evaluation.from_json(json.dumps(evaluation)))
 
 
 class Journal:
-    """A file of one line per event, each written before the search goes on.
+    """A file with one line per event, each written before the search continues.
 
-    A kill loses nothing of it. A power cut may lose what was asked after the last answer, which is asked again. A line
-    that was cut off is dropped when the file is opened, so only one process may open it: :func:`read_entries` is for
-    all others.
+    If the process is killed, nothing is lost. A power failure may lose proposals after the last result, which are then
+    made again. Opening the file removes an incomplete last line, so only one process may open it; others must use
+    :func:`read_entries`.
 
     Args:
-        path: The file; made if it does not exist.
+        path: The file; created if it does not exist.
 
     Attributes:
-        path: The same.
-        entries: What it held when it was opened.
+        path: Path of the file.
+        entries: Entries in the file when it was opened.
 
     Raises:
-        RunError: If it cannot be read or written, or is no journal.
+        RunError: If it cannot be read or written, or is not a journal.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         try:
-            # Unbuffered: what could not be written is not tried again behind one's back.
+            # Unbuffered, so that a failed write is not repeated later.
             self._file = self.path.open("ab", buffering=0)
             whole = _whole_lines(self.path)
             self._file.truncate(len(whole))
@@ -121,10 +121,10 @@ class Journal:
 
 
 def read_entries(path: str | os.PathLike[str]) -> list[Entry]:
-    """Return what a journal holds; another process may be writing to it.
+    """Return the entries of a journal, even while another process writes to it.
 
     Raises:
-        RunError: If it cannot be read, or is no journal.
+        RunError: If it cannot be read, or is not a journal.
     """
     try:
         whole = _whole_lines(Path(path))

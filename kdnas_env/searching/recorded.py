@@ -1,4 +1,4 @@
-"""Options of a command that are recorded with a run, and are the defaults when the run is resumed."""
+"""Options of a command that are recorded with a run and become the defaults when the run is resumed."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from kdnas_env.support.shell import non_defaults
 from kdnas_env.support.untrusted import restore
 
 UNNAMED_GROUPS = ("limits",)
-"""Groups of options whose flags do not begin with the name of the group."""
+"""Groups of options whose flags have no group prefix."""
 
 SHORT_FLAGS = {"limits.latency_ms": "--max-ms", "limits.size_mb": "--max-mb", "task.name": "--task"}
-"""Flags that are named otherwise than their options, as the documentation does; the longer ones work, too."""
+"""Short flags of some options, as used in the documentation; the long flags work too."""
 
 
 class RecordedOptions:
-    """Base of a dataclass of options, whose fields are plain data, tuples of such, or dataclasses of such.
+    """Base class of dataclasses of options, whose fields are plain data, tuples of plain data, or such dataclasses.
 
     Attributes:
         COMMAND: Name of the command.
-        PLACES: Fields that say where things lie, and do not decide the outcome: they are not recorded.
-        PATHS: Fields that may name a file or folder to read from, with dots where they are fields of fields. What they
-            name decides the outcome; where it lay is recorded beside the name.
-        NO_PATHS: Values of these that stand for something else, even where a file or folder has that name.
-        FORMERLY: Names that the command had in earlier versions, whose runs can be gone on with.
-        UNRECORDED: What options stood for in the records of earlier versions, which lack them; the others had their
-            defaults.
-        RENAMED: Names of options by those that they had in earlier versions.
+        PLACES: Fields for output and cache locations, which do not affect the results and are not recorded.
+        PATHS: Fields that may name an input file or folder, with dots for nested fields. The content affects the
+            results; its location is recorded beside the name.
+        NO_PATHS: Values of ``PATHS`` that have another meaning, even if a file or folder with that name exists.
+        FORMERLY: Former names of the command, whose runs can be resumed.
+        UNRECORDED: Values of options that records of earlier versions lack, if they differ from the defaults.
+        RENAMED: Current names of options, by their former names.
     """
 
     COMMAND: ClassVar[str]
@@ -43,7 +42,7 @@ class RecordedOptions:
     RENAMED: ClassVar[Mapping[str, str]] = {}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options that determine the results, as plain data; places are left out."""
+        """Return the options that determine the results, as plain data, without ``PLACES``."""
         return {name: value for name, value in asdict(self).items() if name not in self.PLACES}  # type: ignore[call-overload]
 
     @classmethod
@@ -51,35 +50,35 @@ class RecordedOptions:
         """Restore options of :meth:`to_dict`.
 
         Raises:
-            RunError: If they are of another version, malformed, or say where things lie: the folder of a run that
-                comes from elsewhere must not make kdnas write outside of it.
+            RunError: If they are of another version, malformed, or contain ``PLACES``: a run folder from elsewhere must
+                not make kdnas write outside of it.
         """
         data = renamed(cls, data)
         placed = _places(cls, data)
         if placed:
-            raise RunError(f"the recorded options name {placed}, which is never recorded; take it out of the file")
+            raise RunError(f"the recorded options contain {placed}, which are never recorded; remove them there")
         try:
             return restore(cls, {**_required_places(cls), **_completed(cls, data)})
         except ValueError as error:
             raise RunError(f"the recorded options are not of this version of kdnas: {error}") from error
 
     def placed_as(self, other: Self) -> Self:
-        """Return these options with the places of others, which are not recorded."""
+        """Return these options with the ``PLACES`` of other options."""
         return replace(self, **{name: getattr(other, name) for name in self.PLACES if hasattr(other, name)})  # type: ignore[type-var]
 
     def places(self, *given: str) -> dict[str, Any]:
-        """Return the options, by name, that whoever goes on has to give again, since they are not recorded.
+        """Return the options, by name, that must be given again on resuming, because they are not recorded.
 
         Args:
-            *given: Fields that are given otherwise.
+            *given: Fields to leave out.
         """
         return non_defaults(self, [name for name in self.PLACES if name not in given])
 
     def check_unchanged(self, recorded: Self) -> None:
-        """Raise an error for options that differ from those that the run was started with.
+        """Raise an error for options that differ from those of the resumed run.
 
         Raises:
-            RunError: Naming every difference.
+            RunError: Naming all differences.
         """
         ours, theirs = _flat(self.to_dict()), _flat(recorded.to_dict())
         changes = [
@@ -95,19 +94,19 @@ class RecordedOptions:
 
 
 def renamed(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options by their names in this version; see :attr:`RecordedOptions.RENAMED`."""
+    """Return options with their current names; see :attr:`RecordedOptions.RENAMED`."""
     names = getattr(kind, "RENAMED", {})
     return {names.get(name, name): value for name, value in data.items()}
 
 
 def _required_places(kind: Any) -> dict[str, str]:
-    """Return empty places for those that have no default: the resuming command names them."""
+    """Return empty values for required ``PLACES``, which the resuming command sets."""
     required = (field.name for field in fields(kind) if field.default is field.default_factory is MISSING)
     return {name: "" for name in required if name in kind.PLACES}
 
 
 def _places(kind: Any, data: Mapping[str, Any]) -> list[str]:
-    """Return what data hold that is not recorded, in options within options too."""
+    """Return the names in recorded data that should not be recorded, including nested ones."""
     unrecorded = (*getattr(kind, "PLACES", ()), *getattr(kind, "SET_BY_RUN", ()))
     names = [name for name in data if name in unrecorded]
     for name, inner in _within(kind).items():
@@ -117,7 +116,7 @@ def _places(kind: Any, data: Mapping[str, Any]) -> list[str]:
 
 
 def _completed(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an earlier version recorded, with what it did not record yet, in options within options too."""
+    """Return data of an earlier version, with the values of options that it did not record, including nested ones."""
     whole = {**getattr(kind, "UNRECORDED", {}), **data}
     nested = {name: inner for name, inner in _within(kind).items() if isinstance(whole.get(name), Mapping)}
     return whole | {name: _completed(inner, whole[name]) for name, inner in nested.items()}
@@ -125,7 +124,7 @@ def _completed(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _within(kind: Any) -> dict[str, Any]:
-    """Return the options within options, by name."""
+    """Return the nested dataclasses of options, by name."""
     return {name: hint for name, hint in get_type_hints(kind).items() if is_dataclass(hint)}
 
 
@@ -145,7 +144,7 @@ def flag(name: str) -> str:
 
 
 def flag_words(name: str, value: Any) -> list[str]:
-    """Return an option with its value as a command line has it; options of a mapping have its name before theirs."""
+    """Return the command-line words of an option and its value; options in a mapping have its name as prefix."""
     if isinstance(value, Mapping):
         return [word for part, of_part in value.items() for word in flag_words(f"{name}.{part}", of_part)]
     if isinstance(value, bool):

@@ -1,7 +1,8 @@
 """Agents by name, found through the entry-point group ``kdnas.agents``.
 
-Any installed package can add one: ``[project.entry-points."kdnas.agents"]`` maps a name to a class whose ``Config`` is
-a dataclass of its hyper-parameters and whose constructor takes one, as :class:`kdnas_env.agents.base.Agent` has it.
+Any installed package can add agents: ``[project.entry-points."kdnas.agents"]`` maps a name to a class with the
+interface of :class:`kdnas_env.agents.base.Agent`: its ``Config`` is a dataclass of hyper-parameters, which its
+constructor takes.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ GROUP = "kdnas.agents"
 
 
 def agent_names() -> list[str]:
-    """Return the names of the installed agents, sorted; none of them is loaded."""
+    """Return the names of the installed agents, sorted, without loading any."""
     return sorted(entry_points(group=GROUP).names)
 
 
 @lru_cache(maxsize=1)
-def _offered(path: tuple[str, ...]) -> EntryPoints:
-    """Return the agents that packages on a path offer. To read them takes as long as many an evaluation."""
+def _entry_points(path: tuple[str, ...]) -> EntryPoints:
+    """Return the entry points of agents on a path. Cached, because reading them is slow compared to an evaluation."""
     return entry_points(group=GROUP)
 
 
-def _offers(name: str) -> tuple[EntryPoint, ...]:
-    """Return who offers an agent."""
+def _entry_points_of(name: str) -> tuple[EntryPoint, ...]:
+    """Return all entry points with the name of an agent."""
     path = tuple(sys.path)
-    if name not in _offered(path).names:  # it may have been installed since
-        _offered.cache_clear()
-    return tuple(_offered(path).select(name=name))
+    if name not in _entry_points(path).names:  # it may have been installed in the meantime
+        _entry_points.cache_clear()
+    return tuple(_entry_points(path).select(name=name))
 
 
 def agent_class(name: str) -> type[Any]:
@@ -45,10 +46,10 @@ def agent_class(name: str) -> type[Any]:
         name: One of :func:`agent_names`.
 
     Raises:
-        KDNASError: If no agent has the name.
+        KDNASError: If there is no agent with this name.
         DependencyError: If the agent, or a package that it needs, cannot be imported.
     """
-    offers = _offers(name)
+    offers = _entry_points_of(name)
     if not offers:
         raise KDNASError(
             f"unknown agent {name!r}; known are {agent_names()}. Another package can add one under the entry-point "
@@ -58,7 +59,7 @@ def agent_class(name: str) -> type[Any]:
         raise KDNASError(f"agent {name!r} is offered by {' and by '.join(map(_origin, offers))}; uninstall all but one")
     try:
         loaded = offers[0].load()
-    except Exception as error:  # a package may fail to import in any way
+    except Exception as error:  # importing a package may raise anything
         raise DependencyError(
             f"agent {name!r} of {_origin(offers[0])} cannot be imported: {one_line(error)}. {_remedy(error)}"
         ) from error
@@ -74,14 +75,13 @@ def make_agent(name: str, **config: Any) -> Any:
 
     Args:
         name: One of :func:`agent_names`, such as ``random`` or ``lstm``.
-        config: Hyper-parameters of the agent, of the types that its ``Config`` declares; those left out keep their
-            defaults.
+        config: Hyper-parameters of the agent, of the types that its ``Config`` declares; others keep their defaults.
 
     Returns:
         The agent, ready to ``search(env, budget=...)``; see :class:`kdnas_env.agents.base.Agent`.
 
     Raises:
-        KDNASError: If no agent has the name, or a hyper-parameter is unknown or malformed.
+        KDNASError: If there is no agent with this name, or a hyper-parameter is unknown or malformed.
         DependencyError: If the agent, or a package that it needs, cannot be imported.
     """
     cls = agent_class(name)
@@ -94,16 +94,16 @@ def make_agent(name: str, **config: Any) -> Any:
     except KDNASError:
         raise
     except ValueError as error:
-        raise KDNASError(f"agent {name!r} is not made: {error}") from error
+        raise KDNASError(f"agent {name!r} cannot be made: {error}") from error
 
 
 def _remedy(error: Exception) -> str:
-    """Return the advice for an agent that cannot be imported."""
+    """Return advice for an agent that cannot be imported."""
     missing = error.name or "" if isinstance(error, ImportError) else ""
     if missing.split(".")[0] == "agents":
         return (
-            "It imports 'agents', which is the former name of 'kdnas_env.agents': change its imports, or install a "
-            "newer version of it"
+            "It imports 'agents', the former name of 'kdnas_env.agents': change its imports, or install a newer "
+            "version of it"
         )
     return "Install what is missing; for the agents of kdnas: pip install 'kdnas[all]'"
 

@@ -33,7 +33,7 @@ CONFIG, RUN, RESULTS, PICTURE, REPORT, STORE, JOURNAL, STUDENT = (
 )
 
 EVALUATED = "evaluated.jsonl"
-"""Texts that the task of a search is validated and tested on, which its students are not distilled on."""
+"""Texts of the validation and test splits of the task of a search, which are excluded from distillation."""
 
 SEARCH = "search"
 
@@ -47,9 +47,9 @@ class RunFolder:
     """The folder of one run.
 
     Attributes:
-        path: Where it lies.
-        lock: Held while a process works in it.
-        created: Whether this process made the run.
+        path: Path of the folder.
+        lock: Lock that is held while a process works in the folder.
+        created: Whether this process created the run.
     """
 
     path: Path
@@ -58,16 +58,16 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], options: RecordedOptions, readme: str) -> RunFolder:
-        """Make the folder of a new run and record its options.
+        """Create the folder of a new run and record its options.
 
         Args:
-            path: The folder; made if it does not exist.
-            options: What the run was asked for.
-            readme: What its README says, with ``{folder}`` for the folder as a shell takes it, and ``{path}`` as Python
-                does.
+            path: The folder; created if it does not exist.
+            options: Options of the run.
+            readme: Text of its README, with ``{folder}`` for the path quoted for a shell, and ``{path}`` for the path
+                as a Python literal.
 
         Raises:
-            RunError: If it cannot be written, or holds something already.
+            RunError: If it cannot be written, or is not empty.
         """
         path = expanded(path)
         try:
@@ -77,23 +77,23 @@ class RunFolder:
             raise RunError(f"the run folder {str(path)!r} cannot be made: {error}; give another with `out`") from error
         if taken:
             again = f"resume it with `resume={str(path)!r}`"
-            hint = again if (path / CONFIG).exists() else "it holds something else than a run"
+            hint = again if (path / CONFIG).exists() else "it holds something other than a run"
             raise RunError(f"the run folder {str(path)!r} is not empty: {hint}, or give another with `out`")
-        folder = cls(path, _locked(path), created=True)
-        # First, since without it nobody can go on.
+        folder = cls(path, _lock_folder(path), created=True)
+        # First, because a run cannot be resumed without its options.
         folder.write_options(options)
         write_readme(path, readme)
         return folder
 
     @classmethod
     def enter(cls, path: str | os.PathLike[str], options: RecordedOptions, readme: str) -> RunFolder:
-        """Open the folder of an earlier run, or make a new one where there is none; see the two that it stands for.
+        """Open the folder of an earlier run, or create it; see :meth:`reopen` and :meth:`create`.
 
         Raises:
-            RunError: If the folder is of a model; see also :meth:`create` and :meth:`reopen`.
+            RunError: If the folder holds a model; see also :meth:`create` and :meth:`reopen`.
         """
         if is_model(path):
-            raise RunError(f"{os.fspath(path)!r} is a model, no run; give another folder with `out`")
+            raise RunError(f"{os.fspath(path)!r} is a model, not a run; give another folder with `out`")
         exists = (expanded(path) / CONFIG).exists()
         return cls.reopen(path, readme) if exists else cls.create(path, options, readme)
 
@@ -103,21 +103,21 @@ class RunFolder:
 
         Args:
             path: The folder.
-            readme: What its README says, with the name that the folder has now; see :meth:`create`. None leaves it.
+            readme: Text of its README, see :meth:`create`; the folder may have been renamed. None leaves it unchanged.
 
         Raises:
-            RunError: If another process works in it, it cannot be written, or a link in it leads out of it.
+            RunError: If another process uses it, it cannot be written, or a link leads out of it.
         """
         path = expanded(path)
         check_contained(path)
-        folder = cls(path, _locked(path))
+        folder = cls(path, _lock_folder(path))
         sweep_temporary(path, CONFIG)
         if readme is not None:
             write_readme(path, readme)
         return folder
 
     def write_options(self, options: RecordedOptions) -> None:
-        """Write ``config.json``: what the run was asked for, and where that lies.
+        """Write ``config.json``: the options, and the locations of the files that they name.
 
         Raises:
             RunError: If it cannot be written.
@@ -127,38 +127,38 @@ class RunFolder:
 
     @property
     def is_new(self) -> bool:
-        """Whether nothing was recorded in it yet."""
+        """Whether the run has recorded nothing yet."""
         return not (self.path / RUN).exists()
 
     def check(self, fingerprints: Mapping[str, str]) -> None:
-        """Refuse to go on with something else than the run was started with.
+        """Refuse to resume the run if its inputs have changed.
 
         Args:
-            fingerprints: What decides the results, by name.
+            fingerprints: Fingerprints of the inputs, by name.
 
         Raises:
-            RunError: If something is not what it was, or ``run.json`` is malformed.
+            RunError: If an input has changed, or ``run.json`` is malformed.
         """
         before = self.read_run().get("fingerprints", {})
         check_same(before, fingerprints, f"the run {str(self.path)!r} cannot be resumed", "start a new run")
 
     def begin(self, fingerprints: Mapping[str, str] | None = None, **details: Any) -> None:
-        """Record that the run is running, and what it works with; the first time, or the same as before.
+        """Record that the run is running, and its inputs, which must be the same each time.
 
         Args:
-            fingerprints: What decides the results, by name.
+            fingerprints: Fingerprints of the inputs, by name.
             **details: See :meth:`record`.
 
         Raises:
-            RunError: If something is not what it was when the run was started, in which case nothing is written; or if
-                ``run.json`` is malformed or cannot be written.
+            RunError: If an input has changed since the run was started (nothing is written then), or ``run.json`` is
+                malformed or cannot be written.
         """
         now = fingerprints or {}
         self.check(now)
         self.record("running", fingerprints={**self.read_run().get("fingerprints", {}), **now}, **details)
 
     def record(self, state: str, **details: Any) -> None:
-        """Write ``run.json``: the state, versions, machine, and details beside those written before.
+        """Write ``run.json``: state, versions, machine, and details, which are merged with earlier ones.
 
         Raises:
             RunError: If it cannot be written.
@@ -176,7 +176,7 @@ class RunFolder:
         write_json(self.path / RUN, data)
 
     def read_run(self) -> dict[str, Any]:
-        """Return what ``run.json`` says; empty if it is not there.
+        """Return the content of ``run.json``; empty if it does not exist.
 
         Raises:
             RunError: If it is malformed.
@@ -184,10 +184,10 @@ class RunFolder:
         return read_run(self.path)
 
     def discard(self) -> None:
-        """Take back a run that was refused before any work: what :meth:`create` made is removed."""
+        """Remove a run that was refused before any work, with all files of :meth:`create`."""
         for name in (RUN, "README.md", CONFIG, EVALUATED, ".lock"):
             (self.path / name).unlink(missing_ok=True)
-        with suppress(OSError):  # something else is there
+        with suppress(OSError):  # the folder holds other files
             self.path.rmdir()
 
     def release(self) -> None:
@@ -196,7 +196,7 @@ class RunFolder:
 
 
 def write_readme(path: Path, readme: str) -> None:
-    """Write the README of a run, unless it says so already; the folder may have been moved since.
+    """Write the README of a run if its text has changed, for example because the folder was moved.
 
     Args:
         path: Folder of the run.
@@ -211,7 +211,7 @@ def write_readme(path: Path, readme: str) -> None:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Return what ``run.json`` of a run's folder says; empty if it is not there.
+    """Return the content of ``run.json`` in a run's folder; empty if it does not exist.
 
     Raises:
         RunError: If it is malformed.
@@ -221,12 +221,12 @@ def read_run(path: Path) -> dict[str, Any]:
     for name in ("fingerprints", "stages"):
         recorded = data.get(name, {})
         if not isinstance(recorded, dict) or not all(isinstance(value, str) for value in recorded.values()):
-            raise RunError(f"{str(file)!r} is malformed: {name} is no mapping of names; restore it from a copy")
+            raise RunError(f"{str(file)!r} is malformed: {name} is not a mapping of names; restore it from a copy")
     return data
 
 
 def is_model(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder is of a model in hub layout, such as a student.
+    """Return whether a folder holds a model in the hub's layout, such as a student.
 
     Raises:
         RunError: If its configuration is malformed.
@@ -240,19 +240,19 @@ def recorded_options(path: str | os.PathLike[str], kind: type[OptionsT]) -> Opti
 
     Args:
         path: Folder of the run.
-        kind: Options of the command that it should be of.
+        kind: Options class of the expected command.
 
     Raises:
-        RunError: If the folder is not of a run, of another command, or of another version.
+        RunError: If the folder is not a run, or is a run of another command or version.
     """
     config = expanded(path) / CONFIG
     if not os.path.isfile(config):
         raise RunError(
-            f"{str(path)!r} is not the folder of a run: it holds no {CONFIG}; name one that kdnas {kind.COMMAND} made"
+            f"{str(path)!r} is not the folder of a run: it has no {CONFIG}; name one that kdnas {kind.COMMAND} made"
         )
     data = read_json(config)
     if is_model(path):
-        raise RunError(f"{str(path)!r} is a model, no run; name the folder of the run that kdnas {kind.COMMAND} made")
+        raise RunError(f"{str(path)!r} is a model, not a run; name a run that kdnas {kind.COMMAND} made")
     command = data.pop("command", SEARCH)
     if command not in (kind.COMMAND, *kind.FORMERLY):
         raise RunError(f"{str(path)!r} is a run of kdnas {command}; name one that kdnas {kind.COMMAND} made")
@@ -260,10 +260,10 @@ def recorded_options(path: str | os.PathLike[str], kind: type[OptionsT]) -> Opti
 
 
 def check_is_no_run(model: str | os.PathLike[str]) -> None:
-    """Refuse the folder of a run where a model is wanted.
+    """Refuse the folder of a run where a model is expected.
 
     Raises:
-        RunError: Naming the folders of the students in it.
+        RunError: Naming the folders of the models in it.
     """
     folder = expanded(model)
     if not (os.path.isfile(folder / RUN) and os.path.isfile(folder / CONFIG)):
@@ -272,17 +272,17 @@ def check_is_no_run(model: str | os.PathLike[str]) -> None:
     students = sorted(str(path.parent) for path in folder.glob(f"**/{STUDENT}/config.json"))
     advice = f"name the folder of a model in it, {' or '.join(map(repr, (products or students)[:3]))}"
     raise RunError(
-        f"{os.fspath(model)!r} is the folder of a run, no model; "
+        f"{os.fspath(model)!r} is the folder of a run, not a model; "
         + (advice if students else "it has no student yet, so finish the run, or name the folder of a model")
     )
 
 
 def new_run_path(*parts: object) -> Path:
-    """Return where a new run lies by default: under ``runs``, named by the time and some parts."""
+    """Return the default path of a new run: under ``runs``, named after the time and ``parts``."""
     return Path("runs") / "-".join([f"{datetime.now():%Y%m%d-%H%M%S}", *map(str, parts)])
 
 
-def _locked(path: Path) -> FileLock:
+def _lock_folder(path: Path) -> FileLock:
     lock = FileLock(path / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -294,5 +294,5 @@ def _locked(path: Path) -> FileLock:
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of kdnas and of what it stands on, as far as they are installed."""
+    """Return the versions of kdnas and its main dependencies, if installed."""
     return installed_versions(*_PACKAGES)

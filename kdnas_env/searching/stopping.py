@@ -1,4 +1,4 @@
-"""Early stopping of students that do worse than others did at the same epoch, with the pruners of Optuna."""
+"""Early stopping of students that are worse than others at the same epoch, with the pruners of Optuna."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from kdnas_env.support.checks import check_choice
 from kdnas_env.support.libraries import log_level
 
 RULES = ("asha", "hyperband", "median")
-"""Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), Hyperband (Li et al. 2018, arXiv:1603.06560) of
-such, and the median rule (Golovin et al. 2017)."""
+"""Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), Hyperband (Li et al. 2018, arXiv:1603.06560) with
+successive halving, and the median rule (Golovin et al. 2017)."""
 
 _REDUCTION = 3
 _STARTUP = 4
 
 
 class StoppingRule:
-    """Compares the held-out loss of a student after each epoch with those of all students before it.
+    """Compares the held-out loss of a student after each epoch with those of all earlier students.
 
-    The loss before the first step stops no student, since it says little of what a student can learn; neither
-    does the last epoch, since nothing is saved.
+    Students are not stopped before the first step, because that loss says little about their final quality, nor after
+    the last epoch, because that saves no time.
 
     Args:
         name: One of ``RULES``.
-        epochs: Epochs of an evaluation.
+        epochs: Number of epochs of an evaluation.
 
     Raises:
-        KDNASError: If there is no such rule, or nothing to stop.
+        KDNASError: If there is no such rule, or evaluations have fewer than two epochs.
         DependencyError: If Optuna is not installed.
     """
 
@@ -38,8 +38,8 @@ class StoppingRule:
         check_choice("stop", name, RULES)
         if epochs < 2:
             raise KDNASError(
-                f"stop is {name!r}, but an evaluation has {epochs} epoch(s); students are stopped between the first "
-                "and the last, so that two or more are needed"
+                f"stop is {name!r}, but an evaluation has {epochs} epoch(s); use two or more, because students are "
+                "stopped only between the first and the last"
             )
         try:
             import optuna
@@ -55,7 +55,7 @@ class StoppingRule:
         self.begin()
 
     def begin(self) -> None:
-        """Forget all students: a new search begins."""
+        """Forget all students, for a new search."""
         import optuna
 
         with log_level("optuna", logging.WARNING):
@@ -69,9 +69,9 @@ class StoppingRule:
         self._known: set[StudentConfig] = set()
 
     def __call__(self, report: EpochReport) -> bool:
-        """Take in an epoch; return whether the student is to be stopped."""
+        """Record an epoch, and return whether to stop the student."""
         if report.epoch == 0:
-            self._abandon(report.config)  # its worker died: it begins anew
+            self._abandon(report.config)  # its worker died, so it starts again
             self._trials[report.config] = self._study.ask()
         trial = self._trials.get(report.config)
         if trial is None or report.epoch == 0:
@@ -80,7 +80,7 @@ class StoppingRule:
         return report.epoch < report.epochs and bool(trial.should_prune())
 
     def learn(self, evaluation: Evaluation) -> None:
-        """Learn of a student that has ended, and of those of its epochs that were not reported."""
+        """Record a finished student, with any epochs that were not reported."""
         from optuna.trial import TrialState
 
         config, curve = evaluation.config, evaluation.heldout_unexplained
@@ -94,7 +94,7 @@ class StoppingRule:
             trial = self._study.ask()
             for epoch, loss in enumerate(curve[1:], start=1):
                 trial.report(loss, step=epoch)
-                trial.should_prune()  # which is how successive halving notes the rungs that a student has reached
+                trial.should_prune()  # successive halving records the rungs of a student in this call
         if evaluation.status is Status.OK:
             self._study.tell(trial, curve[-1])
         else:

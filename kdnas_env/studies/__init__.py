@@ -1,1 +1,1 @@
-"""Studies of the method itself."""
+"""Studies of the method, such as how well its proxies predict the final quality."""

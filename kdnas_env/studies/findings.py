@@ -1,4 +1,4 @@
-"""What a study of the proxy shows: agreements, noise ceilings, regrets, and a picture."""
+"""Results of a proxy study: rank agreement, noise ceilings, regrets, and a figure."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHOSEN = (1, 3, 5)
-"""How many students are chosen by a proxy where its regret is told."""
+"""Numbers of students selected by a proxy for which the regret is computed."""
 
 _PER_GROUP = 6
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something that students are ranked by; more is better.
+    """A quantity to rank students by; higher is better.
 
     Attributes:
-        name: Its name in files.
-        title: Its name where people read.
-        kind: The kind of judgement that it is read from.
+        name: Name in files.
+        title: Display name.
+        kind: Kind of the judgement that contains it.
     """
 
     name: str
@@ -41,16 +41,16 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well a proxy ranks students as a target does, by Kendall's tau-b.
+    """Agreement of the rankings by a proxy and by a target (Kendall's tau-b).
 
     Attributes:
         proxy: Name of the proxy.
         target: Name of the target.
-        tau: Among all students; None where there are too few.
+        tau: Among all students; None for too few students.
         at_equal_latency: Among students of similar latency.
         at_equal_size: Among students of a similar number of parameters.
-        regrets: For each number of students chosen by the proxy, what the best of them lacks of the best of all, in
-            units of the target.
+        regrets: By number of students selected by the proxy: target value of the best student minus that of the best
+            selected student.
     """
 
     proxy: str
@@ -63,19 +63,20 @@ class Agreement:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What a study shows.
+    """Results of a study.
 
     Attributes:
-        students: Students that were judged in every way.
-        proxies: What a search could go by.
-        targets: What counts.
-        columns: Every quantity of every student, by name; more is better, float64 ``(students,)``.
-        ratios: Latency of each, as a share of the teacher's.
-        agreements: Proxies against targets.
-        ceilings: Kendall's tau between two seeds of the same quantity, by name.
+        students: Students with complete judgements.
+        proxies: Quantities known after a short evaluation, which a search could optimise.
+        targets: Quantities after the long distillation, which a search should optimise.
+        columns: All quantities of all students, by name; higher is better, float64 ``(students,)``.
+        ratios: Latency of each student divided by the teacher's.
+        agreements: Agreement of each proxy with each target.
+        ceilings: Kendall's tau between two seeds of the same quantity, by name, which limits the agreement with a
+            proxy.
         noise: Standard deviation of a quantity between seeds of a student, by name.
         seconds: Mean seconds of a short distillation, and of each task stage after it, by name.
-        failed: Judgements that failed.
+        failed: Number of failed judgements.
     """
 
     students: tuple[StudentConfig, ...]
@@ -90,7 +91,7 @@ class Findings:
     failed: int
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a flat row a student: its choices, its latency as a share of the teacher's, and every quantity."""
+        """Return a flat row per student: its choices, its latency ratio to the teacher, and all quantities."""
         return [
             {
                 **student.to_dict(),
@@ -113,7 +114,7 @@ class Findings:
 
 
 def proxies_of(tasks: Sequence[str]) -> tuple[Quantity, ...]:
-    """Return what a search could go by: its reward, either quality, the closed forms, and the mere size."""
+    """Return the proxies: reward, the two qualities, imitation before training, and number of parameters."""
     return (
         Quantity("reward", "reward of the search", "short"),
         Quantity("imitation", "quality imitation", "short"),
@@ -124,7 +125,7 @@ def proxies_of(tasks: Sequence[str]) -> tuple[Quantity, ...]:
 
 
 def targets_of(tasks: Sequence[str]) -> tuple[Quantity, ...]:
-    """Return what counts: imitation after the long distillation, and what is learnt of every task."""
+    """Return the targets: imitation after the long distillation, and quality on each task."""
     by_task = (
         (
             Quantity(f"divergence:{task}", f"divergence, {task}", "long"),
@@ -137,13 +138,13 @@ def targets_of(tasks: Sequence[str]) -> tuple[Quantity, ...]:
 
 
 def find(judged: Mapping[Judgement, Mapping[str, Any]], tasks: Sequence[str], reward: KDReward, seed: int) -> Findings:
-    """Compare what was judged.
+    """Compare judgements.
 
     Args:
         judged: The judgements.
         tasks: Names of the tasks.
         reward: Reward of the search.
-        seed: The first seed, whose judgements are compared; others tell of noise.
+        seed: The first seed, whose judgements are compared; the second one is used to estimate noise.
     """
     good = {judgement: result for judgement, result in judged.items() if result["status"] == "ok"}
     short = {
@@ -156,7 +157,7 @@ def find(judged: Mapping[Judgement, Mapping[str, Any]], tasks: Sequence[str], re
 
     def values(quantity: Quantity, students: Sequence[StudentConfig], number: int) -> Floats:
         results = [good[Judgement(quantity.kind, student, number)] for student in students]
-        # The latency of one probe, so that seeds differ in the quality alone.
+        # All seeds use the latency of one probe, so that they differ only in quality.
         pairs = zip(results, students, strict=True)
         return np.array([_value(quantity, result, ratios[student], tasks, reward) for result, student in pairs])
 
@@ -205,7 +206,7 @@ def find(judged: Mapping[Judgement, Mapping[str, Any]], tasks: Sequence[str], re
 def _value(
     quantity: Quantity, result: Mapping[str, Any], ratio: float, tasks: Sequence[str], reward: KDReward
 ) -> float:
-    """Return a quantity of a student; more is better."""
+    """Return a quantity of a student; higher is better."""
     name, _, task = quantity.name.partition(":")
     losses = result["unexplained"]
     if name == "reward":
@@ -228,7 +229,7 @@ def _seconds(short: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> dict[s
 
 
 def groups_of_similar(values: Floats, students_per_group: int = _PER_GROUP) -> npt.NDArray[np.int64]:
-    """Return the group of each student among those of similar value, int64: equally large, least value first."""
+    """Return the group of each student, int64: groups have equal size and similar values, smallest values first."""
     order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
     groups = max(1, len(values) // students_per_group)
     labels: npt.NDArray[np.int64] = (order * groups // max(1, len(values))).astype(np.int64)
@@ -236,19 +237,19 @@ def groups_of_similar(values: Floats, students_per_group: int = _PER_GROUP) -> n
 
 
 def regret(proxy: Floats, truth: Floats, k: int) -> float:
-    """Return how far the best of the ``k`` students that a proxy likes most falls short of the best of all.
+    """Return the regret of a proxy: the best true value minus the best among the ``k`` students with the highest proxy.
 
     Args:
-        proxy: What students are chosen by, more is better.
-        truth: What counts, more is better.
-        k: Students chosen.
+        proxy: Proxy values of the students, higher is better.
+        truth: True values of the students, higher is better.
+        k: Number of selected students.
     """
     chosen = np.argsort(-proxy, kind="stable")[:k]
     return float(truth.max() - truth[chosen].max())
 
 
 def draw_findings(findings: Findings) -> Figure:
-    """Draw either quality against the divergence from the teacher of the first task, a dot a student."""
+    """Plot both qualities against the divergence from the teacher of the first task, one dot per student."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
@@ -266,7 +267,7 @@ def draw_findings(findings: Findings) -> Figure:
         axes.set(xlabel=f"1 - {proxy.title}", ylabel=f"{target.title} (unexplained)", title=tau)
         axes.spines[["top", "right"]].set_visible(False)
     bar = figure.colorbar(dots, ax=panels, label="speed-up")
-    # Powers of two within the bar: a tick outside would stretch it beyond its colours.
+    # Ticks at powers of two within the bar; a tick outside would extend it beyond its colours.
     ticks = np.arange(np.ceil(np.log2(speed.min())), np.floor(np.log2(speed.max())) + 1)
     if len(ticks) < 2:
         ticks = np.log2([speed.min(), speed.max()])
@@ -275,5 +276,5 @@ def draw_findings(findings: Findings) -> Figure:
 
 
 def interval(tau: Correlation | None) -> str:
-    """Return a correlation with its interval, as people read it."""
+    """Return a correlation with its interval as text."""
     return "unknown" if tau is None else f"{tau.value:.2f} [{tau.low:.2f}, {tau.high:.2f}]"

@@ -1,7 +1,7 @@
-"""Does a short evaluation tell which student is best at a task, once it has been distilled for long?
+"""A study of whether a short evaluation predicts which students are best on tasks after a long distillation.
 
-A sample of students is evaluated shortly, as a search does. Then each is distilled for long, learns every task from the
-task's teacher, and is judged by what this teacher says of texts that nobody trained on, and by test labels.
+A sample of students gets a short evaluation, as in a search. Then each student gets a long distillation and task
+distillation on each task. It is judged by its divergence from the task's teacher on unseen texts, and by test labels.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from kdnas_env.tasks.teacher import TaskTeacher
 
 Kind = Literal["short", "long"]
 KINDS: tuple[Kind, Kind] = ("short", "long")
-"""How students are judged: after a short evaluation, or after a long distillation and every task."""
+"""Kinds of judgements: after a short evaluation, or after a long distillation and every task."""
 
 _LENGTH = 50
 """Tokens of a text whose operations students are drawn by."""
@@ -55,17 +55,17 @@ _LENGTH = 50
 
 @dataclass(frozen=True)
 class ProxyStudy:
-    """A study of the proxy: which students, and how each is judged; plain data.
+    """Settings of a study: students, and how to judge them; plain data.
 
     Attributes:
-        mini: What students are distilled from shortly, and how; its task and limits do not count.
-        fidelity: Effort of the short distillation.
+        mini: Settings of the short distillation; its task and limits are ignored.
+        fidelity: Fidelity of the short distillation.
         tasks: The tasks.
-        max_length: Longest text of the long distillation, in tokens.
+        max_length: Maximum length of a text of the long distillation, in tokens.
         recipe: Recipe of the long distillation.
-        epochs: Passes of it over the text of the study.
-        learning: How students learn a task.
-        folder: Where the text and every judgement are kept.
+        epochs: Passes of the long distillation over the text of the study.
+        learning: Settings of task distillation.
+        folder: Folder of the text and all judgements.
     """
 
     mini: MiniKDSettings
@@ -80,14 +80,14 @@ class ProxyStudy:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A student that is to be judged, in one of two ways, with a seed."""
+    """A judgement to make: a student, a kind and a seed."""
 
     kind: Kind
     student: StudentConfig
     seed: int
 
     def path(self, folder: Path) -> Path:
-        """Return the file that keeps it."""
+        """Return the file of the judgement."""
         name = "-".join(str(value) for value in self.student.to_dict().values())
         return folder / "judgements" / f"{name}-{self.kind}-{self.seed}.json"
 
@@ -99,8 +99,8 @@ class PreparedTask:
     Attributes:
         data: The task.
         teacher: Its teacher.
-        stage: What students take after the short distillation.
-        soft_labels: The teacher's, of the texts that are judged on.
+        stage: The task stage after the short distillation.
+        soft_labels: The teacher's soft labels of the evaluation texts.
     """
 
     data: TaskData
@@ -111,7 +111,7 @@ class PreparedTask:
 
 @dataclass(frozen=True, eq=False)
 class Laboratory:
-    """What all judgements share, loaded when it is needed.
+    """Models and data that all judgements share, loaded when needed.
 
     Attributes:
         study: The study.
@@ -121,12 +121,12 @@ class Laboratory:
 
     @cached_property
     def evaluator(self) -> MiniKDEvaluator:
-        """What distils shortly."""
+        """Makes the short distillations."""
         return MiniKDEvaluator(replace(self.study.mini, task=None, limits=None))
 
     @cached_property
     def text(self) -> TrainingText:
-        """What is distilled on for long."""
+        """Text of the long distillation."""
         return prepare_text(
             self.evaluator.workload.teacher,
             {"source": str(Path(self.study.folder) / TRAINING), "max_length": self.study.max_length},
@@ -136,22 +136,22 @@ class Laboratory:
 
     @cached_property
     def bases(self) -> EmbeddingBases:
-        """Coordinates of the teacher's embeddings, on that text."""
+        """Bases of the teacher's embeddings, computed on that text."""
         return EmbeddingBases(self.text.workload)
 
     @cached_property
     def unlabelled(self) -> Texts:
-        """What tasks are learnt on beside their own text."""
+        """Unlabelled texts for task distillation."""
         return read_texts(Path(self.study.folder) / TRAINING)
 
     @cached_property
     def judged(self) -> Texts:
-        """What students are judged on."""
+        """Texts to evaluate students on."""
         return read_texts(Path(self.study.folder) / JUDGING)
 
     @cached_property
     def tasks(self) -> list[PreparedTask]:
-        """The tasks."""
+        """The tasks, with their teachers."""
         workload, cache_dir = self.evaluator.workload, self.study.mini.cache_dir
         prepared = []
         for task in self.study.tasks:
@@ -161,7 +161,7 @@ class Laboratory:
         return prepared
 
     def judge(self, judgement: Judgement) -> dict[str, Any]:
-        """Judge a student; what goes wrong with it is part of the answer."""
+        """Make a judgement; failures of the student are part of the result."""
         judge = self._short if judgement.kind == "short" else self._long
         try:
             with pinned_threads(self.evaluator.threads):
@@ -216,14 +216,14 @@ class Laboratory:
         judged = {
             "status": str(Status.OK),
             "unexplained": [point["unexplained"] for point in result.curve],
-            "tasks": {task.data.name: self._learnt(result.model, task, seed, checkpoints) for task in self.tasks},
+            "tasks": {task.data.name: self._task_quality(result.model, task, seed, checkpoints) for task in self.tasks},
             "seconds": time.perf_counter() - began,
         }
         shutil.rmtree(checkpoints)
         return judged
 
-    def _learnt(self, encoder: nn.Module, task: PreparedTask, seed: int, checkpoints: Path) -> dict[str, float]:
-        """Return how an encoder does a task once it has learnt it from the task's teacher."""
+    def _task_quality(self, encoder: nn.Module, task: PreparedTask, seed: int, checkpoints: Path) -> dict[str, float]:
+        """Train an encoder on a task with the task's teacher, and return its quality."""
         learning, tokenizer = self.study.learning, task.teacher.tokenizer
         learnt = distil_task(
             encoder,
@@ -244,16 +244,16 @@ class Laboratory:
 
 
 def judgements(students: Sequence[StudentConfig], *, short_seeds: int, repeated: int, seed: int) -> list[Judgement]:
-    """Return what is to be judged, in an order in which an unfinished study is worth most.
+    """Return all judgements to make, ordered so that an unfinished study is as useful as possible.
 
     Args:
-        students: The students, fewest operations first.
-        short_seeds: Seeds of every short evaluation.
-        repeated: Students that are judged after the long distillation with another seed too, evenly spread.
+        students: The students, in ascending order of operations.
+        short_seeds: Number of seeds of each short evaluation.
+        repeated: Number of students, evenly spread, whose long distillation is repeated with another seed.
         seed: The first seed.
     """
     chosen = {students[index] for index in np.linspace(0, len(students) - 1, repeated).round().astype(int)}
-    # Students of all sizes early on: the first, the middle, the quarters, and so on.
+    # Bit reversal, so that students of all sizes come early: the first, the middle, the quarters, and so on.
     bits = len(f"{len(students) - 1:b}")
     order = sorted(range(len(students)), key=lambda index: int(f"{index:0{bits}b}"[::-1], 2))
     first = [Judgement(kind, students[index], seed) for index in order for kind in KINDS]
@@ -263,37 +263,37 @@ def judgements(students: Sequence[StudentConfig], *, short_seeds: int, repeated:
 
 
 def unjudged(study: ProxyStudy, wanted: Sequence[Judgement]) -> list[Judgement]:
-    """Return the judgements that are not there."""
+    """Return the judgements that are not stored yet."""
     return [judgement for judgement in wanted if not judgement.path(Path(study.folder)).exists()]
 
 
 def judge_all(study: ProxyStudy, wanted: Sequence[Judgement], *, workers: int, on_progress: OnProgress) -> None:
-    """Judge what was not judged before, and keep every judgement as it comes.
+    """Make all missing judgements, and store each as soon as it is finished.
 
     Args:
         study: The study.
-        wanted: What is to be judged.
-        workers: Processes; 1 for this one.
-        on_progress: Called with the number of judgements that are there, and of those wanted.
+        wanted: The judgements to make.
+        workers: Number of processes; 1 uses this process.
+        on_progress: Called with the number of stored judgements and the total.
     """
     folder = Path(study.folder)
     (folder / "judgements").mkdir(parents=True, exist_ok=True)
     missing = unjudged(study, wanted)
     done = len(wanted) - len(missing)
     on_progress(done, len(wanted))
-    for judgement, result in _judged(study, missing, workers):
+    for judgement, result in _make_judgements(study, missing, workers):
         write_json(judgement.path(folder), result)
         done += 1
         on_progress(done, len(wanted))
 
 
 def read_judgements(study: ProxyStudy, wanted: Sequence[Judgement]) -> dict[Judgement, dict[str, Any]]:
-    """Return the judgements that are there."""
+    """Return the stored judgements."""
     paths = {judgement: judgement.path(Path(study.folder)) for judgement in wanted}
     return {judgement: read_json(path) for judgement, path in paths.items() if path.exists()}
 
 
-def _judged(
+def _make_judgements(
     study: ProxyStudy, missing: Sequence[Judgement], workers: int
 ) -> Iterator[tuple[Judgement, dict[str, Any]]]:
     if workers == 1 or len(missing) < 2:
@@ -313,7 +313,7 @@ def _judged(
 
 @dataclass(frozen=True, eq=False)
 class _Frozen:
-    """A study that is compared by its folder, so that a worker loads it once."""
+    """A study that is hashed by its folder, so that a worker loads it only once."""
 
     study: ProxyStudy
     key: str = field(init=False)
@@ -340,19 +340,19 @@ def _judge_in_worker(frozen: _Frozen, judgement: Judgement) -> dict[str, Any]:
 def stratified_sample(
     space: SearchSpace, count: int, rng: np.random.Generator, *, least_speedup: float = 1.0
 ) -> list[StudentConfig]:
-    """Draw students of all sizes: the space is sorted by operations and cut into strata, each of which gives one.
+    """Draw students of all sizes: one from each of several strata of the space sorted by operations.
 
     Args:
-        space: The space; must be small enough to be listed.
-        count: Students to draw.
-        rng: Source of the draw.
-        least_speedup: Students with more than one over so many of the teacher's operations are left out.
+        space: The space; it must be small enough to enumerate.
+        count: Number of students.
+        rng: Random generator.
+        least_speedup: Excludes students that need more than 1 / ``least_speedup`` of the teacher's operations.
 
     Returns:
-        Different students, fewest operations first.
+        Distinct students, in ascending order of operations.
 
     Raises:
-        SpaceError: If fewer students can be built.
+        SpaceError: If there are fewer students.
     """
     teacher = space.teacher
     limit = forward_flops(teacher.as_student(), teacher, batch=1, length=_LENGTH) / least_speedup
@@ -361,8 +361,8 @@ def stratified_sample(
     ranked = sorted((config for config in students if costs[config] <= limit), key=lambda c: (costs[c], c))
     if len(ranked) < count:
         raise SpaceError(
-            f"{count} students are wanted, but the space holds {len(ranked)} that need at most one over "
-            f"{least_speedup:g} of the teacher's operations; take fewer, or widen the space"
+            f"{count} students are requested, but the space holds {len(ranked)} that need at most one over "
+            f"{least_speedup:g} of the teacher's operations; request fewer, or widen the space"
         )
     borders = np.linspace(0, len(ranked), count + 1).astype(int)
     return [ranked[int(rng.integers(begin, end))] for begin, end in itertools.pairwise(borders)]

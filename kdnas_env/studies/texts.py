@@ -1,4 +1,4 @@
-"""The text of a study: what students are distilled on, and what they are judged on, each in a file of its own."""
+"""The texts of a study, for distillation and for evaluation, each in its own file."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from kdnas_env.tasks.splits import text_keys
 TRAINING, JUDGING = "training.jsonl", "judging.jsonl"
 
 _CHUNK = 4096
-_LEAST = 32
+_MIN_JUDGED = 32
 _JUDGED_SHARE = 0.5
 
 Texts = tuple[list[str], ...]
-"""One list of texts a column."""
+"""One list of texts per column."""
 
 
 @dataclass(frozen=True)
 class StudyText:
-    """Where text is drawn from, and how much of it.
+    """Source and amount of text.
 
     Attributes:
-        source: Arguments of :func:`kdnas_env.distillation.text.corpus.load_corpus` that say where it is and how it is
-            laid out.
-        samples: Texts to distil on, at most.
-        judged: Texts to judge on, at most; at most half of what there is.
-        seed: Seed of the draw.
+        source: Arguments of :func:`kdnas_env.distillation.text.corpus.load_corpus` for the location and layout of the
+            source.
+        samples: Maximum number of texts for distillation.
+        judged: Maximum number of texts for evaluation; at most half of the available texts.
+        seed: Seed of the sampling.
     """
 
     source: Mapping[str, Any]
@@ -46,35 +46,35 @@ class StudyText:
 
 
 def write_texts(folder: Path, text: StudyText, tasks: Sequence[TaskData]) -> None:
-    """Draw the text of a study and write it into its folder, unless it is there.
+    """Sample the texts of a study and write them to its folder, unless they exist already.
 
-    No text is of both kinds, and none is in a split of the tasks, letters' case aside.
+    The two files share no text, and contain no text of any split of the tasks; case is ignored.
 
     Raises:
-        CorpusError: If it cannot be read, has other columns than the tasks, or too little is left of it.
+        CorpusError: If the source cannot be read, has other columns than the tasks, or too little text remains.
         RunError: If it cannot be written.
     """
     if (folder / JUDGING).exists():
         return
-    rows = list(_drawn(text, tasks))
+    rows = list(_sampled_rows(text, tasks))
     judged = min(text.judged, int(_JUDGED_SHARE * len(rows)))
-    if judged < _LEAST:
+    if judged < _MIN_JUDGED:
         raise CorpusError(
             f"the text {text.source['source']!r} has {len(rows)} rows beside those of the tasks; expected at least "
-            f"{2 * _LEAST}; give more text with `text.source`"
+            f"{2 * _MIN_JUDGED}; give more text with `text.source`"
         )
     _write(folder / TRAINING, rows[judged:])
     _write(folder / JUDGING, rows[:judged])
 
 
 def read_texts(path: Path) -> Texts:
-    """Return the texts of a file of a study."""
+    """Return the texts of a study's file."""
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     return tuple([row[name] for row in rows] for name in rows[0])
 
 
-def _drawn(text: StudyText, tasks: Sequence[TaskData]) -> Iterator[tuple[str, ...]]:
-    """Yield different rows in random order, as many as are wanted."""
+def _sampled_rows(text: StudyText, tasks: Sequence[TaskData]) -> Iterator[tuple[str, ...]]:
+    """Yield distinct rows in random order, as many as requested."""
     seen = {key for task in tasks for split in (task.train, *task.evaluation.values()) for key in text_keys(split)}
     left = text.samples + text.judged
     options = dict(text.source)

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of distillation."""
+"""General helpers, independent of distillation."""

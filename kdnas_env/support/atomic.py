@@ -23,9 +23,9 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def default_cache_directory() -> Path:
-    """Return where lies what can be computed again.
+    """Return the folder of cached files, which can be computed again.
 
-    That is ``$KDNAS_CACHE``, else ``$XDG_CACHE_HOME/kdnas``, else ``~/.cache/kdnas``.
+    It is ``$KDNAS_CACHE``, else ``$XDG_CACHE_HOME/kdnas``, else ``~/.cache/kdnas``.
     """
     own = os.environ.get("KDNAS_CACHE")
     if own:
@@ -35,11 +35,11 @@ def default_cache_directory() -> Path:
 
 
 def sweep_temporary(folder: str | os.PathLike[str], kept: str) -> None:
-    """Remove temporary files that killed processes left in a folder where nobody else writes.
+    """Remove temporary files that killed processes left in a folder. No other process may write to it at that time.
 
     Args:
         folder: The folder.
-        kept: A file that marks folders in it, at any depth, that others may write in; these are left alone.
+        kept: Name of a file that marks subfolders, at any depth, which other processes may write to; they are skipped.
     """
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not os.path.isfile(os.path.join(place, name, kept))]
@@ -50,7 +50,7 @@ def sweep_temporary(folder: str | os.PathLike[str], kept: str) -> None:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Write a file through a temporary one beside it, which takes its place when the block ends well.
+    """Write to a temporary file beside the target, which replaces the target if the block ends without an error.
 
     Yields:
         The temporary file, open for writing bytes.
@@ -98,17 +98,17 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
 
 
 def check_contained(folder: str | os.PathLike[str]) -> None:
-    """Refuse a folder in which a link leads out of it, so that whoever works in it cannot be made to write elsewhere.
+    """Refuse a folder with a link that leads out of it, so that a link cannot redirect writes to other folders.
 
     Raises:
-        RunError: If there is one.
+        RunError: If there is such a link.
     """
     root = Path(folder).resolve()
     for place, folders, files in os.walk(root):
         for path in (Path(place, name) for name in (*folders, *files)):
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 raise RunError(
-                    f"{str(path)!r} leads out of the folder, to {os.readlink(path)!r}; remove it, since nothing is "
+                    f"{str(path)!r} leads out of the folder, to {os.readlink(path)!r}; remove it, because nothing is "
                     "written outside of the folder"
                 )
 
@@ -117,7 +117,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        RunError: If it cannot be read, or is no object.
+        RunError: If it cannot be read, or is not an object.
     """
     try:
         data = parse_json(Path(path).read_text(encoding="utf-8"))

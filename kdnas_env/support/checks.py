@@ -31,12 +31,12 @@ def check_whole(
     """Return a whole number as int.
 
     Args:
-        name: What messages call it.
+        name: For messages: name of the value.
         value: The value.
-        of: What is counted, for the message.
+        of: For the message: what is counted.
         advice: The end of the message: what to do, if the bounds do not say it.
         error: Type of the error.
-        **bounds: What it is compared with.
+        **bounds: Bounds of the value.
 
     Raises:
         KDNASError: If it is something else or out of bounds; of the type that was given.
@@ -59,12 +59,12 @@ def check_number(
     """Return a finite number as float.
 
     Args:
-        name: What messages call it.
+        name: For messages: name of the value.
         value: The value.
-        of: Its unit, for the message.
+        of: For the message: unit of the value.
         advice: The end of the message: what to do, if the bounds do not say it.
         error: Type of the error.
-        **bounds: What it is compared with.
+        **bounds: Bounds of the value.
 
     Raises:
         KDNASError: If it is something else or out of bounds; of the type that was given.
@@ -99,7 +99,7 @@ def _within(value: Any, bounds: Bounds) -> bool:
 
 
 def _words(bounds: Bounds) -> str:
-    """Return bounds as messages have them, such as ``at least 0 and below 1``."""
+    """Return bounds as text for messages, such as ``at least 0 and below 1``."""
     values: dict[str, Any] = {**bounds}
     return " and ".join(
         f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:g}'}"
@@ -108,6 +108,6 @@ def _words(bounds: Bounds) -> str:
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """Return which known name a wrong one may stand for, as the end of a message; empty if none is near."""
+    """Return the end of a message that suggests the known name most similar to a wrong one; empty if there is none."""
     near = get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

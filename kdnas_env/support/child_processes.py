@@ -1,4 +1,4 @@
-"""How worker processes are started, and their common set-up."""
+"""Starting worker processes, and their common set-up."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from typing import Any
 def worker_context(*modules: str) -> SpawnContext | ForkServerContext:
     """Return the multiprocessing context of workers; they do not inherit threads or GPU state of this process.
 
-    On Linux, they are forked from Python's fork server, which only imports: workers after the first begin at once, and
-    share the memory of what is imported. Where there is none, each is a new interpreter. Either way the environment
-    variables of a worker are those of this process when it is made.
+    On Linux, workers are forked from Python's fork server, which only imports modules: workers after the first start
+    immediately and share the memory of imported modules. Elsewhere, each worker is a new interpreter. In both cases, a
+    worker gets the environment variables that this process has when it creates the worker.
 
     Args:
-        modules: What workers need that takes long to import; it counts for the first call in this process only.
+        modules: Modules that workers need and that take long to import; only the first call in this process uses them.
     """
     if sys.platform == "linux":
         multiprocessing.set_forkserver_preload(list(modules))
-        # There is none for a process that was forked itself, nor where the path of temporary files is too long.
+        # Fails in a process that was forked itself, or if the path of the temporary folder is too long.
         with suppress(OSError):
             forkserver.ensure_running()
             return _ForkServerContext()
@@ -38,7 +38,7 @@ if sys.platform == "linux":
     from multiprocessing.context import ForkServerContext, ForkServerProcess
 
     class _ForkServerProcess(ForkServerProcess):
-        """A process with the environment of the one that makes it, not with that of the server."""
+        """A process with the environment variables of its creator, not those of the fork server."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -47,7 +47,7 @@ if sys.platform == "linux":
         def run(self) -> None:
             os.environ.clear()
             os.environ.update(self._environment)
-            gc.freeze()  # What the server imported stays: to look through it would copy its memory, and take long.
+            gc.freeze()  # Garbage collection of the server's imports would be slow, and would copy shared memory.
             super().run()
 
     class _ForkServerContext(ForkServerContext):
@@ -55,20 +55,20 @@ if sys.platform == "linux":
 
 
 def end_with_parent() -> None:
-    """End this process with the one that started it, however that ends; to be called first in it."""
+    """Make this process end when its parent ends, even if the parent is killed. Call it first in the child process."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
 def follow_parent() -> None:
-    """Leave Ctrl-C to the process that started this one, and end with it, however that ends; main thread only."""
+    """Ignore Ctrl-C, which the parent handles, and end when the parent ends. Call it in the main thread only."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
 
 
 def leave_nothing_behind() -> None:
-    """Keep the progress bars of libraries from making a lock for all processes, which a killed one would not give back.
+    """Prevent ``tqdm`` from creating a system-wide lock, which a killed process would not release.
 
-    ``tqdm`` makes it with the first bar, shown or not: a semaphore of the system, of which Python warns at the end.
+    ``tqdm`` creates this semaphore with the first progress bar, even a hidden one. Python warns of leaked semaphores.
     """
     from tqdm import tqdm
 
@@ -83,5 +83,5 @@ def _wait_for_parent() -> None:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the only one of its work, or the first of those that torchrun started."""
+    """Return whether this process runs alone or is the first of the processes that torchrun started."""
     return int(os.environ.get("RANK", "0")) == 0

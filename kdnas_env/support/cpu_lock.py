@@ -1,8 +1,8 @@
 """Lock: trainings share the CPU; a latency probe runs alone.
 
-A probe that shares the cores with training measures the training as well. Within a process the two take turns by
-nature; this module makes the processes (and threads) of one user take turns too. The lock is a readers-writer lock of
-``filelock``, which the operating system takes from a process that dies, however it dies.
+A probe that shares the cores with a training measures too long a latency. Within a process, the two run one after the
+other. This module synchronises the processes and threads of one user. The lock is a readers-writer lock of
+``filelock``. If a process dies or is killed, the operating system releases its lock.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _held: ContextVar[str | None] = ContextVar("kdnas_cores_held", default=None)
 
 
 def default_lock_path() -> Path:
-    """Return ``$KDNAS_LOCK``, else a file of this user and this machine in the folder of temporary files.
+    """Return the lock file: ``$KDNAS_LOCK``, else a file per user and machine in the folder for temporary files.
 
-    Set the variable where processes that share cores see different temporary folders, as in containers.
+    Set the variable if processes that share cores have different temporary folders, as in containers.
 
     Raises:
         RunError: If there is no folder for temporary files.
@@ -42,49 +42,49 @@ def default_lock_path() -> Path:
     try:
         folder = Path(tempfile.gettempdir())
     except OSError as error:
-        raise RunError(f"there is no place for the lock of the cores ({error}); set KDNAS_LOCK to a file") from error
+        raise RunError(f"there is no folder for the CPU lock ({error}); set KDNAS_LOCK to a file") from error
     user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
     return folder / f"kdnas-{user}" / f"cores-{platform.node()}.lock"
 
 
 @contextmanager
 def training_lock(path: str | os.PathLike[str] | None = None) -> Iterator[None]:
-    """Train (or load the cores otherwise) in the block; wait first while a probe runs or is next in line.
+    """Hold the lock for training or other work on all cores; wait first while a probe runs or is next in the queue.
 
-    Hold it for an epoch at most: a probe of another process waits for its end. A process that is forked within the
-    block cannot take the lock itself.
+    Hold it for one epoch at most, because probes of other processes wait for its end. A process that is forked within
+    the block cannot acquire the lock.
 
     Args:
         path: Lock file; :func:`default_lock_path` by default.
 
     Raises:
         RunError: If the lock file cannot be made or used.
-        RuntimeError: If this thread holds the cores already, which would wait for itself.
+        RuntimeError: If this thread already holds the lock, because it would wait for itself.
     """
-    with _hold("training", path):
+    with _hold_lock("training", path):
         yield
 
 
 @contextmanager
 def probe_lock(path: str | os.PathLike[str] | None = None) -> Iterator[None]:
-    """Measure in the block, alone; wait first for running trainings and probes, while new ones queue up behind.
+    """Hold the lock alone, for a measurement; wait first for running trainings and probes. New ones queue behind it.
 
     Args:
         path: Lock file; :func:`default_lock_path` by default.
 
     Raises:
         RunError: If the lock file cannot be made or used.
-        RuntimeError: If this thread holds the cores already, which would wait for itself.
+        RuntimeError: If this thread already holds the lock, because it would wait for itself.
     """
-    with _hold("probe", path):
+    with _hold_lock("probe", path):
         yield
 
 
 @contextmanager
 def pinned_threads(threads: int) -> Iterator[None]:
-    """Let PyTorch use a number of threads in the block, and the former number after it.
+    """Set the number of PyTorch threads in the block, and restore it afterwards.
 
-    Sums are rounded by how they are shared among threads, so that equal results need equal numbers.
+    The rounding of sums depends on the number of threads, so equal results need equal numbers of threads.
     """
     import torch
 
@@ -97,13 +97,13 @@ def pinned_threads(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def _hold(use: Literal["training", "probe"], path: str | os.PathLike[str] | None) -> Iterator[None]:
+def _hold_lock(use: Literal["training", "probe"], path: str | os.PathLike[str] | None) -> Iterator[None]:
     if _held.get() is not None:
-        raise RuntimeError(f"this thread holds the cores for a {_held.get()} already; end that before the {use}")
+        raise RuntimeError(f"this thread already holds the CPU lock for a {_held.get()}; end that before the {use}")
     location = default_lock_path() if path is None else Path(path)
     token = _held.set(use)
     try:
-        lock = _acquired(use, location)
+        lock = _acquire_lock(use, location)
         try:
             yield
         finally:
@@ -113,22 +113,22 @@ def _hold(use: Literal["training", "probe"], path: str | os.PathLike[str] | None
         _held.reset(token)
 
 
-def _acquired(use: Literal["training", "probe"], location: Path) -> ReadWriteLock:
+def _acquire_lock(use: Literal["training", "probe"], location: Path) -> ReadWriteLock:
     try:
         location.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Not the shared instance of the process: threads must wait for one another too.
+        # A separate instance instead of the process-wide one, so that threads wait for one another too.
         lock = ReadWriteLock(location, is_singleton=False)
         acquire = lock.acquire_write if use == "probe" else lock.acquire_read
-        # Whoever waits keeps the gate shut, so that a steady flow of trainings cannot starve a probe.
+        # A second lock forms a queue, so that a steady flow of trainings cannot starve a probe.
         with FileLock(f"{location}.gate"):
             while True:
                 try:
-                    acquire(timeout=_POLL_SECONDS)  # One long wait would be deaf to Ctrl-C.
+                    acquire(timeout=_POLL_SECONDS)  # Short waits let Ctrl-C through.
                     return lock
                 except Timeout:
-                    _logger.debug("a %s waits for the cores (%s)", use, location)
+                    _logger.debug("a %s waits for the CPU lock (%s)", use, location)
     except (OSError, sqlite3.Error, ValueError) as error:
         raise RunError(
-            f"the lock of the cores {str(location)!r} cannot be used ({error}); set KDNAS_LOCK to a file in a folder "
-            "that you may write"
+            f"the CPU lock {str(location)!r} cannot be used ({error}); set KDNAS_LOCK to a file in a folder "
+            "that you can write to"
         ) from error

@@ -1,4 +1,4 @@
-"""Figures of matplotlib: colours, rasterising, and writing to files."""
+"""Matplotlib figures: colours, rasterising, and writing to files."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def figure_to_rgb(figure: Figure) -> npt.NDArray[np.uint8]:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure atomically as PNG, SVG or PDF, by the suffix of the name.
+    """Write a figure atomically as PNG, SVG or PDF, depending on the suffix of the name.
 
     Equal figures give equal files, without dates or random names.
 
     Raises:
-        RunError: If the suffix is another, or the file cannot be written.
+        RunError: If the suffix is not one of these, or the file cannot be written.
     """
     import matplotlib
 
     kind = Path(path).suffix.removeprefix(".").lower()
     if kind not in _METADATA:
-        raise RunError(f"{str(path)!r} is not the name of a picture; expected an ending of .png, .svg or .pdf")
+        raise RunError(f"{str(path)!r} is not the name of a picture; expected a name that ends in .png, .svg or .pdf")
     with replacing(path) as file, matplotlib.rc_context({"svg.hashsalt": "kdnas"}):
         figure.savefig(file, format=kind, metadata=_METADATA[kind])
     return Path(path)

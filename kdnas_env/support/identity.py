@@ -13,14 +13,14 @@ _FINGERPRINT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the differences between two descriptions of content, in the parts that both have.
+    """Return the differences between two descriptions of content; only names in both are compared.
 
     Args:
-        before: The recorded description, by name: plain data. Mappings are compared part by part.
+        before: The recorded description: plain data by name. Nested mappings are compared entry by entry.
         now: The current description.
 
     Returns:
-        Name, recorded value and current value of each part that differs; of fingerprints the first 12 digits.
+        Name, recorded value and current value of each difference; fingerprints are cut to 12 digits.
     """
     return [part for name in now if name in before for part in _differing(name, before[name], now[name])]
 
@@ -28,14 +28,14 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
 def check_same(
     before: Mapping[str, Any], now: Mapping[str, Any], refusal: str, advice: str, *, since: str = "the run was started"
 ) -> None:
-    """Refuse content that differs from what was recorded under the same name; unrecorded parts pass.
+    """Refuse content that differs from the recorded content. Names that were not recorded are not checked.
 
     Args:
         before: See :func:`differences`.
         now: See :func:`differences`.
-        refusal: What is refused, for the message.
-        advice: What the user can do instead.
-        since: When it was recorded.
+        refusal: Beginning of the message: what is refused.
+        advice: End of the message: what the user can do instead.
+        since: For the message: when the content was recorded.
 
     Raises:
         RunError: Naming all differences.

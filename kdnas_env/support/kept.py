@@ -1,4 +1,4 @@
-"""A cache of computed values, in a folder that may be emptied at any time."""
+"""A cache of computed values on disk; its folder may be emptied at any time."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def kept(
     *,
     folder: Path | None = None,
 ) -> T:
-    """Return what is kept under a name; if it is not there, or not whole, make and keep it.
+    """Return a cached value; if it is missing or damaged, compute and store it.
 
-    Where its folder cannot be written, a warning says so. Of several processes one makes it, and the others wait.
+    If several processes need it, one computes it while the others wait. If the folder is read-only, it warns.
 
     Args:
-        name: Of the file; a fingerprint of all that it depends on is part of it.
-        read: Reads a file, or raises a ``TableError`` or ``CacheError``.
-        make: Makes what is not there.
-        write: Writes it to a file.
-        folder: Where it lies; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
+        name: Name of the file, including a fingerprint of everything that the value depends on.
+        read: Reads the value from a file; raises a ``TableError`` or ``CacheError`` if the file is missing or damaged.
+        make: Computes the value.
+        write: Writes the value to a file.
+        folder: Folder of the file; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
     """
     path = (default_cache_directory() if folder is None else folder) / name
     value = read_whole(path, read)
@@ -44,7 +44,7 @@ def kept(
             path.parent.mkdir(parents=True, exist_ok=True)
             locked.enter_context(FileLock(f"{path}.lock"))
         except OSError as error:
-            _tell(error)
+            _warn(error)
             return make()
         value = read_whole(path, read)
         if value is None:
@@ -52,21 +52,21 @@ def kept(
             try:
                 write(value, path)
             except (OSError, RunError) as error:
-                _tell(error)
+                _warn(error)
     return value
 
 
-def _tell(error: Exception) -> None:
+def _warn(error: Exception) -> None:
     warnings.warn(
-        f"what took long to compute cannot be kept for other processes: {error}. Set KDNAS_CACHE to a folder that you "
-        "may write",
+        f"a computed value cannot be cached for other processes: {error}. Set KDNAS_CACHE to a folder that you "
+        "can write to",
         RuntimeWarning,
         stacklevel=3,
     )
 
 
 def read_whole(path: Path, read: Callable[[Path], T]) -> T | None:
-    """Return what a file holds; None if it is not there, or not whole."""
+    """Return the content of a file; None if the file is missing or damaged."""
     with suppress(TableError, CacheError):
         return read(path)
     return None

@@ -1,4 +1,4 @@
-"""Handling of libraries: silence their output, check that they are installed, and name their versions."""
+"""Helpers for third-party libraries: mute their output, check that they are installed, and name their versions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from kdnas_env.errors import DependencyError
 
 
 def installed_versions(*packages: str) -> dict[str, str]:
-    """Return the versions of packages, as far as they are installed."""
+    """Return the versions of those packages that are installed."""
     versions = {package: _version(package) for package in packages}
     return {package: version for package, version in versions.items() if version is not None}
 
 
-# The whole metadata of a package is read and parsed for its version, which every record of a run has.
+# Cached, because every record of a run has versions, and looking one up parses all metadata of the package.
 @cache
 def _version(package: str) -> str | None:
     try:
@@ -28,15 +28,15 @@ def _version(package: str) -> str | None:
 
 
 def require(purpose: str, extra: str, *modules: str) -> None:
-    """Check that packages are installed before work begins that would end without them; none is imported.
+    """Check early that the packages for some work are installed, without importing them.
 
     Args:
-        purpose: What needs them, for the message.
-        extra: The extra of kdnas that brings them.
+        purpose: For the message: what needs the packages.
+        extra: The extra of kdnas that installs them.
         modules: Their top-level modules.
 
     Raises:
-        DependencyError: If one is not installed.
+        DependencyError: If a package is not installed.
     """
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
@@ -47,7 +47,7 @@ def require(purpose: str, extra: str, *modules: str) -> None:
 
 @contextmanager
 def log_level(logger_name: str, level: int) -> Iterator[None]:
-    """Mute a logger below a level in the block."""
+    """Set the level of a logger in the block."""
     logger = logging.getLogger(logger_name)
     previous = logger.level
     logger.setLevel(level)
@@ -59,13 +59,13 @@ def log_level(logger_name: str, level: int) -> Iterator[None]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Mute the report on unused weights and the bar over weights already on disk.
+    """Mute the report on unused weights and the progress bar of loading weights from disk.
 
-    What the report says is checked by the caller; bars of real downloads come from ``huggingface_hub`` and end before.
+    The caller checks what the report would say. Progress bars of downloads, by ``huggingface_hub``, still appear.
     """
     from transformers.utils import logging as transformers_logging
 
-    # Early 5.x releases lack the hook and show the bar; switching bars off altogether would mute real downloads too.
+    # Early 5.x releases lack the hook and show the bar; disabling all bars would mute downloads too.
     set_hook = getattr(transformers_logging, "set_tqdm_hook", lambda hook: None)
     with log_level("transformers", logging.CRITICAL):
         previous = set_hook(lambda factory, args, kwargs: factory(*args, **{**kwargs, "disable": True}))
@@ -77,7 +77,7 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def quiet_datasets() -> Iterator[None]:
-    """Mute the progress bars and log lines of ``datasets``; its exceptions carry all that the lines say."""
+    """Mute the progress bars and log lines of ``datasets``; its exceptions contain the same information."""
     import datasets
 
     forced = datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS is not None

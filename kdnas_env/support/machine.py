@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def processor_name() -> str:
-    """Return the processor's name as the system tells it, such as ``Intel(R) Xeon(R) Processor @ 2.80GHz``."""
+    """Return the processor's name as the system reports it, such as ``Intel(R) Xeon(R) Processor @ 2.80GHz``."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(encoding="utf-8", errors="replace").splitlines():

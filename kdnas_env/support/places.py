@@ -1,4 +1,4 @@
-"""Names of files and folders in records, which are found again from another working folder.
+"""Paths in records, which stay valid from another working folder or after the whole tree was moved.
 
 A record holds each name as it was given. Under ``places`` it also holds two paths of the file or folder: one relative
 to the folder of the record, which stays valid if the whole tree is moved, and the absolute one. A reader tries the
@@ -79,12 +79,12 @@ def found_again(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     record = dict(data)
     places = record.pop(PLACES, {})
     if not _well_formed(places):
-        raise RunError(f"the record in {str(folder)!r} is malformed: {PLACES} is no mapping of lists of paths")
+        raise RunError(f"the record in {str(folder)!r} is malformed: {PLACES} is not a mapping of lists of paths")
     for field, of_names in places.items():
         value = _get(record, field)
         names = _listed(value)
         if names and len(names) == len(of_names):  # else the record was edited
-            new = [_found(name, tried, folder) for name, tried in zip(names, of_names, strict=True)]
+            new = [_current_path(name, tried, folder) for name, tried in zip(names, of_names, strict=True)]
             record = _with(record, field, new[0] if isinstance(value, str) else new)
     return record
 
@@ -98,7 +98,7 @@ def _places_of(name: str, folder: Path) -> list[str]:
     return [os.path.relpath(real, os.path.realpath(folder)), str(path)]
 
 
-def _found(name: str, places: Sequence[str], folder: Path) -> str:
+def _current_path(name: str, places: Sequence[str], folder: Path) -> str:
     if not places:
         return name
     candidates = [os.path.normpath(os.path.join(os.path.realpath(folder), place)) for place in places]

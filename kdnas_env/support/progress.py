@@ -109,10 +109,10 @@ SILENT: Progress = _Silence()
 
 
 class Pieces:
-    """Pieces of work that alternate. A piece is reported as begun again after another one.
+    """Alternating pieces of work. Returning to a piece reports it as begun again.
 
     Args:
-        progress: Receives what is done.
+        progress: Receives the reports.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -135,17 +135,17 @@ class Pieces:
 
 
 class Pace:
-    """Prints progress and time left every half minute where no terminal shows a bar.
+    """Prints progress and remaining time every 30 seconds if the console is not a terminal.
 
     Args:
-        console: Where it prints.
-        clock: Returns seconds.
+        console: Console to print on.
+        clock: Returns a monotonic time in seconds.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
         self._name = self._note = ""
-        self._since = self._told = 0.0
+        self._since = self._last_printed = 0.0
         self._began: tuple[float, int] | None = None
         self._reached: tuple[int, int] | None = None
         self._lock = threading.Lock()
@@ -155,35 +155,35 @@ class Pace:
         with self._lock:
             self._name, self._note = name, ""
             self._began = self._reached = None
-            self._since = self._told = self._clock()
+            self._since = self._last_printed = self._clock()
 
     def tell(self, done: int, total: int, note: str = "") -> None:
-        """Print the progress if nothing was printed for half a minute.
+        """Record the progress, and print it if nothing was printed for 30 seconds.
 
         Args:
             done: Amount done.
             total: Total amount.
-            note: Text that is added.
+            note: Text to append.
         """
         with self._lock:
-            # A count that starts again, such as that of a second stage, is timed anew.
+            # If the count restarts, such as for a second stage, the time estimate restarts too.
             if self._reached is not None and done < self._reached[0]:
                 self._began = None
             self._reached, self._note = (done, total), note
             if self._began is None:
-                self._began, self._told = (self._clock(), done), self._clock()
+                self._began, self._last_printed = (self._clock(), done), self._clock()
                 return
         self.remind()
 
     def remind(self) -> None:
-        """Print the progress, or the time so far, if nothing was printed for half a minute."""
+        """Print the progress, or the elapsed time, if nothing was printed for 30 seconds."""
         if self._console.is_terminal:
             return
         with self._lock:
             now = self._clock()
-            if now - self._told < SECONDS_BETWEEN_LINES:
+            if now - self._last_printed < SECONDS_BETWEEN_LINES:
                 return
-            self._told, line = now, self._line(now)
+            self._last_printed, line = now, self._line(now)
         self._console.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
 
     def _line(self, now: float) -> str:
@@ -196,13 +196,13 @@ class Pace:
 
 
 class TaskProgress:
-    """Progress on a terminal or in a notebook; in a log, one line per piece of work and one every half minute.
+    """Progress bars on a terminal or in a notebook; in a log, one line per piece of work and one every 30 seconds.
 
     Use it in a ``with`` block, which ends the display even after an error. Without a terminal, a thread prints a line
-    when work has reported nothing for half a minute.
+    when the work has reported nothing for 30 seconds.
 
     Args:
-        console: Where it is shown; by default the standard output.
+        console: Console to show it on; the standard output by default.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -231,9 +231,9 @@ class TaskProgress:
         self.end()
 
     def begin(self, name: str) -> None:
-        """Show that work begins, in place of the work before it."""
+        """Show a new piece of work instead of the previous one."""
         self._drop_bar()
-        self._bars.start()  # only now, so that a refusal before any work prints nothing
+        self._bars.start()  # not earlier, so that an error before any work leaves no empty display
         self._name, self._note = name, ""
         self._pace.begin(name)
         if self._ended is None and not self._console.is_terminal:
@@ -274,13 +274,13 @@ class TaskProgress:
 
 
 def _remind(pace: Pace, ended: threading.Event) -> None:
-    """Print a line for work that reports nothing, until it has ended."""
+    """Print a line while the work reports nothing, until it ends."""
     while not ended.wait(SECONDS_BETWEEN_LINES):
         pace.remind()
 
 
 def in_words(seconds: float) -> str:
-    """Return a duration in a suitable unit."""
+    """Return a duration (in seconds) as text in a suitable unit, such as ``2.5 min``."""
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -1,7 +1,7 @@
-"""Temporary folders that do not outlive whoever made them, however that ended.
+"""Temporary folders that are removed even if their process was killed.
 
-Each is locked as long as its maker lives: the operating system gives the lock of a process back, even of one that was
-killed. Whoever makes the next one removes those of this user that nobody holds.
+The process that creates a folder holds a lock on it. When the process ends, even if it is killed, the operating system
+releases the lock. Creating a folder first removes all unlocked folders of the same user.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 _PREFIX, _LOCK = "kdnas-", ".lock"
 _NEW_SECONDS = 60.0
-"""Age below which a folder is left alone: its maker may not have locked it yet."""
+"""Age in seconds below which a folder is not removed, because its process may not have locked it yet."""
 
 
 @contextmanager
@@ -26,10 +26,10 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
     """Make a temporary folder for the block.
 
     Args:
-        purpose: A word for its name.
+        purpose: A word that becomes part of its name.
 
     Raises:
-        OSError: If there is no place for it.
+        OSError: If it cannot be created.
     """
     _sweep(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{purpose}-"))
@@ -42,9 +42,9 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 
 
 def _sweep(place: Path) -> None:
-    """Remove what killed processes of this user left."""
+    """Remove the folders that killed processes of this user left."""
     for folder in place.glob(f"{_PREFIX}*"):
-        # Somebody else may sweep, too, or the folder may be another's.
+        # Another process may be removing the same folder, or it may belong to another user.
         with suppress(OSError, Timeout):
             status = folder.lstat()
             ours = not hasattr(os, "getuid") or status.st_uid == os.getuid()

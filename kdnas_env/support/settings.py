@@ -13,19 +13,19 @@ from kdnas_env.support.untrusted import parse_json, parse_yaml, plain_copy, sett
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
-    """Read settings, each once.
+    """Parse settings from texts.
 
     Args:
         texts: The settings, each as ``NAME=VALUE``; see :func:`parse_value`.
 
     Raises:
-        KDNASError: If one is malformed or given twice.
+        KDNASError: If a setting is malformed or given twice.
     """
     settings: dict[str, Any] = {}
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not name.isidentifier():
-            raise KDNASError(f"{shown(text)} is no setting; write it as NAME=VALUE")
+            raise KDNASError(f"{shown(text)} is not a setting; write it as NAME=VALUE")
         if name in settings:
             raise KDNASError(f"the setting {name!r} is given twice; keep one of them")
         settings[name] = parse_value(value)
@@ -33,9 +33,9 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Read a value: JSON, or YAML without quotes, such as ``gp``, ``1e-3``, ``true``, ``null`` or ``[loss,latency]``.
+    """Parse a value: JSON, or YAML without quotes, such as ``gp``, ``1e-3``, ``true``, ``null`` or ``[loss,latency]``.
 
-    ``None`` is null, as Python writes it. A text that looks like something else is put into double quotes.
+    ``None`` means null, as in Python. Put a text that looks like another type into double quotes.
 
     Raises:
         KDNASError: If it is not plain data.
@@ -55,12 +55,12 @@ def parse_value(text: str) -> Any:
 
 
 class Settings:
-    """Base of a dataclass of settings, each of which gets the type that its field declares.
+    """Base class of dataclasses of settings; converts each value to the declared type of its field.
 
-    A subclass that checks more in ``__post_init__`` begins with ``super().__post_init__()``.
+    A subclass with its own ``__post_init__`` must first call ``super().__post_init__()``.
 
     Raises:
-        KDNASError: If a value is not of the type that its field declares, or the subclass refuses it.
+        KDNASError: If a value cannot be converted to the declared type, or the subclass refuses it.
     """
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class Settings:
             raise KDNASError(str(error)) from None
 
     def check_numbers(self, *names: str, **bounds: Unpack[Bounds]) -> None:
-        """Refuse numbers that are out of bounds; what is None is not looked at.
+        """Refuse numbers that are out of bounds; settings that are None are not checked.
 
         Raises:
             KDNASError: Naming the setting, its value, and the bounds.
@@ -85,14 +85,14 @@ class Settings:
                 check_number(name, value, **bounds)
 
     def check_idle(self, *names: str, because: str) -> None:
-        """Refuse settings that change nothing beside the others, unless they have their defaults.
+        """Refuse non-default values of settings that have no effect together with the other settings.
 
         Args:
             names: The settings.
-            because: Why they change nothing.
+            because: For the message: why they have no effect.
 
         Raises:
-            KDNASError: Naming the first that is set.
+            KDNASError: Naming the first such setting.
         """
         for field in fields(cast(Any, self)):
             default = field.default if field.default_factory is MISSING else field.default_factory()
@@ -101,10 +101,10 @@ class Settings:
                 raise KDNASError(f"{field.name} is {value}, but changes nothing: {because}; leave it out")
 
     def make_plain(self, *names: str) -> None:
-        """Turn mappings into what JSON gives back.
+        """Convert mappings to plain data as JSON would return them.
 
         Raises:
-            KDNASError: If one holds anything that JSON cannot.
+            KDNASError: If a mapping holds anything that JSON cannot represent.
         """
         for name in names:
             try:

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def command(*words: object) -> str:
-    """Return a command line of kdnas, as a shell takes it."""
+    """Return a command line of kdnas, quoted for a shell."""
     return shlex.join(["kdnas", *map(str, words)])
 
 
@@ -23,12 +23,12 @@ def python_command(code: str) -> str:
 
 
 def call(function: str, *arguments: object, **settings: object) -> str:
-    """Return the call of a function of the package, as it is typed in Python; paths are texts.
+    """Return the Python call of a function of the package; paths become strings.
 
     Args:
         function: Its name within the package, such as ``search``.
-        *arguments: What is given by its place.
-        **settings: What is given by name; names with dots are entries of mappings.
+        *arguments: Positional arguments.
+        **settings: Keyword arguments; names with dots become entries of mappings.
     """
     nested: dict[str, Any] = {}
     for name, value in settings.items():
@@ -45,18 +45,18 @@ def _plain(value: object) -> object:
 
 
 def non_defaults(options: Any, names: Iterable[str]) -> dict[str, Any]:
-    """Return those of some fields, by name, that are not at their defaults.
+    """Return the values, by name, of those fields that differ from their defaults.
 
     Args:
         options: Options of a command.
-        names: The fields, with dots where they are fields of fields.
+        names: The fields to check; nested fields with dots.
     """
     values = {name: attrgetter(name)(options) for name in names}
     return {name: value for name, value in values.items() if value != default_of(type(options), name)}
 
 
 def default_of(kind: type[Any], name: str) -> Any:
-    """Return the default of an option; its name has dots where it is a field of a field."""
+    """Return the default of an option; the names of nested fields have dots."""
     first, _, rest = name.partition(".")
     field = next(field for field in fields(kind) if field.name == first)
     value = field.default if field.default_factory is MISSING else field.default_factory()

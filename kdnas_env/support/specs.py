@@ -1,4 +1,4 @@
-"""Names with settings, as one word of a command line: ``NAME:SETTING=VALUE,...``."""
+"""Names with settings in one command-line argument: ``NAME:SETTING=VALUE,...``."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
     try:
         return name.strip(), parse_settings(_parts(rest) if rest else ())
     except KDNASError as error:
-        raise KDNASError(f"{shown(text)} is no NAME:SETTING=VALUE,...: {error}") from error
+        raise KDNASError(f"{shown(text)} is not of the form NAME:SETTING=VALUE,...: {error}") from error
 
 
 def format_spec(name: str, settings: Mapping[str, Any]) -> str:
-    """Write a name and its settings as :func:`parse_spec` reads them, settings in the order of their names.
+    """Format a name and its settings for :func:`parse_spec`, with the settings sorted by name.
 
     Raises:
         KDNASError: If a name holds a colon, or a value is not plain data.
@@ -44,7 +44,7 @@ def format_spec(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Split at the commas that stand outside of brackets and quotes."""
+    """Split at commas outside brackets and quotes."""
     depth, start, quoted, escaped = 0, 0, False, False
     for place, letter in enumerate(text):
         if quoted:

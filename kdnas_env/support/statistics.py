@@ -1,7 +1,7 @@
-"""Statistics on SciPy: rank correlations, aggregates of many runs with bootstrap intervals, what random draws find.
+"""Statistics: rank correlations, aggregates of many runs with bootstrap intervals, expected results of random search.
 
-Scores of runs are float64 ``(tasks, seeds)``, or with further axes behind, such as ``(tasks, seeds, points)``.
-SciPy is imported when a correlation is asked for: environments import without it.
+Scores of runs are float64 ``(tasks, seeds)``, or with further axes after these, such as ``(tasks, seeds, points)``.
+SciPy is imported only to compute a correlation, so that importing the environments does not load it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Statistic = Callable[[Floats], Floats]
 RESAMPLES = 2000
 """Bootstrap samples of a correlation."""
 
-_LEAST = 4
-"""Fewest pairs of which a correlation is worth an interval."""
+_MIN_PAIRS = 4
+"""Minimum number of pairs for a correlation with an interval."""
 
 _CHUNK = 1 << 22
 
@@ -52,7 +52,7 @@ def kendall_tau(x: npt.ArrayLike, y: npt.ArrayLike, *, constant: float = math.na
     Args:
         x: Numbers ``(n,)``.
         y: Numbers ``(n,)``.
-        constant: What is returned where one of them is constant, for which no correlation is defined.
+        constant: Return value if a sequence is constant, because the correlation is then undefined.
     """
     from scipy.stats import kendalltau
 
@@ -90,19 +90,19 @@ def correlate(
     Args:
         x: Numbers ``(n,)``.
         y: Numbers ``(n,)``.
-        rng: Source of the resamples.
-        groups: Group of each, ``(n,)``: only members of one group are compared with one another. None for one group.
+        rng: Draws the resamples.
+        groups: Group of each pair, int64 ``(n,)``: only pairs of the same group are compared. None for a single group.
 
     Returns:
         The correlation, or None if there are fewer than four pairs, or it is not defined.
     """
     first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     count = len(first)
-    if count < _LEAST:
+    if count < _MIN_PAIRS:
         return None
     signs = np.sign(first[:, None] - first), np.sign(second[:, None] - second)
     together = np.ones((count, count)) if groups is None else (groups[:, None] == groups).astype(np.float64)
-    # Of a resample every sum over pairs is a quadratic form in how often each element was drawn.
+    # In a resample, each sum over pairs is a quadratic form of the draw counts of the elements.
     forms = [together * signs[0] * signs[1], together * signs[0] ** 2, together * signs[1] ** 2]
     draws = rng.integers(0, count, (RESAMPLES, count))
     times = np.stack([np.bincount(draw, minlength=count) for draw in draws]).astype(np.float64)
@@ -123,33 +123,33 @@ def percentile_interval(values: Floats) -> tuple[float, float]:
 
 
 def top_threshold(values: Floats, share: float) -> float:
-    """Return the least of the best share of values ``(n,)``, more being better; at least the best counts."""
+    """Return the smallest of the best share of values ``(n,)``, higher is better; the best share has at least one."""
     count = max(1, math.ceil(share * len(values) - 1e-9))
     return float(np.partition(values, len(values) - count)[len(values) - count])
 
 
 def random_search_quantile(values: npt.ArrayLike, evaluations: int, quantile: float = 0.5) -> float:
-    """Return a quantile of the best of some draws without replacement from a table, exactly.
+    """Return an exact quantile of the best of several draws without replacement from a table.
 
-    It is the least value that the best reaches or stays below with probability ``quantile`` or more.
+    It is the smallest value that the best draw does not exceed with probability ``quantile`` or more.
 
     Args:
         values: All values of the table, more is better, ``(n,)``.
-        evaluations: Draws, from 1 to n.
+        evaluations: Number of draws, from 1 to n.
         quantile: In (0, 1).
 
     Raises:
-        KDNASError: If values are no ``(n,)`` or hold NaN, or one of the numbers is out of its range.
+        KDNASError: If values do not have shape ``(n,)`` or hold NaN, or a number is out of range.
     """
     ordered = np.sort(checked_axis(values, "values"))
     n = len(ordered)
     if not 1 <= evaluations <= n:
         raise KDNASError(f"evaluations is {evaluations}; expected 1 to the table's {n}")
     check_number("quantile", quantile, above=0, below=1)
-    # All draws are among the k least with probability C(k, evaluations) / C(n, evaluations).
-    # Summed from n down as ratios of neighbours, since differences of large log-factorials lose the digits that tell
-    # ties; what rounding is left is well within the tolerance.
-    # Of k less than this it is below the quantile, since C(k, evaluations) / C(n, evaluations) <= (k / n)**evaluations.
+    # All draws are among the k smallest with probability C(k, evaluations) / C(n, evaluations).
+    # Summed from n down as ratios of neighbours, because differences of large log-factorials lose the digits that
+    # distinguish ties. The remaining rounding error is well within the tolerance.
+    # Smaller k have too small a probability, because C(k, evaluations) / C(n, evaluations) <= (k / n)**evaluations.
     least = max(evaluations, math.floor(n * quantile ** (1 / evaluations)) - 1)
     steps = np.log1p(-evaluations / np.arange(n, least, -1))
     reached = np.exp(np.concatenate([[0.0], np.cumsum(steps)]))[::-1]
@@ -157,30 +157,30 @@ def random_search_quantile(values: npt.ArrayLike, evaluations: int, quantile: fl
 
 
 def expected_hit(points: int, targets: int) -> float:
-    """Return how many draws without replacement it takes on average to meet one of some targets among some points."""
+    """Return the expected number of draws without replacement until the first target among ``points`` is drawn."""
     if not 1 <= targets <= points:
         raise KDNASError(f"targets is {targets}; expected 1 to the {points} points")
     return (points + 1) / (targets + 1)
 
 
 def median_hit(points: int, targets: int) -> int:
-    """Return after how many draws without replacement one of some targets is met with probability .5 or more.
+    """Return the number of draws without replacement after which a target was drawn with probability 0.5 or more.
 
-    That is the median of the negative hypergeometric distribution of the first of them.
+    This is the median of the negative hypergeometric distribution of the first target.
     """
     if not 1 <= targets <= points:
         raise KDNASError(f"targets is {targets}; expected 1 to the {points} points")
-    # None is met by t draws with the probability that all are among the others, C(points - targets, t) / C(points, t).
+    # No target is among t draws with probability C(points - targets, t) / C(points, t).
     drawn = np.arange(points - targets)
     missed = np.cumsum(np.log((points - targets - drawn) / (points - drawn)))
     return 1 + int(np.searchsorted(-missed, math.log(2) * (1 - 1e-12)))
 
 
 def iqm(scores: npt.ArrayLike) -> Floats:
-    """Return the interquartile mean over tasks and seeds (Agarwal et al. 2021): that of the middle half of all runs.
+    """Return the interquartile mean (Agarwal et al. 2021): the mean of the middle half of all runs.
 
     Args:
-        scores: ``(..., tasks, seeds)``: of curves ``(tasks, seeds, points)``, move the points to the front.
+        scores: Scores ``(..., tasks, seeds)``; for curves ``(tasks, seeds, points)``, move the points to the front.
 
     Raises:
         KDNASError: If scores lack an axis, are empty, or not all finite.
@@ -188,7 +188,7 @@ def iqm(scores: npt.ArrayLike) -> Floats:
     array = _checked_runs(scores)
     flat = np.sort(array.reshape(*array.shape[:-2], -1), axis=-1)
     n = flat.shape[-1]
-    # A quarter of the runs counts in parts where it is no whole number.
+    # If a quarter of the runs is not a whole number, the runs at its edges count in part.
     low, high = n / 4, 3 * n / 4
     weights = np.clip(np.minimum(np.arange(1, n + 1), high) - np.maximum(np.arange(n), low), 0, 1)
     mean: Floats = (flat * weights).sum(axis=-1) / weights.sum()
@@ -208,13 +208,13 @@ def stratified_bootstrap(
     repetitions: int = 2000,
     confidence: float = 0.95,
 ) -> tuple[Floats, Floats]:
-    """Return the percentile interval of a statistic, seeds being drawn again within every task.
+    """Return the percentile interval of a statistic, with seeds resampled within each task.
 
     Args:
         scores: ``(tasks, seeds)``, or ``(tasks, seeds, points)`` for a band: the same seeds are drawn for all points.
         rng: Draws the seeds.
-        statistic: Of scores ``(..., tasks, seeds)``.
-        repetitions: How often seeds are drawn.
+        statistic: Statistic of scores ``(..., tasks, seeds)``.
+        repetitions: Number of resamples.
         confidence: Share of the repetitions within the interval.
 
     Returns:
@@ -236,11 +236,11 @@ def stratified_bootstrap(
 
 
 def probability_of_improvement(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
-    """Return how likely a run of X has less regret than one of Y, ties counting half: the mean over tasks.
+    """Return the probability that a run of X has less regret than a run of Y, averaged over tasks; ties count half.
 
     Args:
         x: Scores of X, less is better, ``(tasks, seeds)``.
-        y: Scores of Y, ``(tasks, seeds)`` of any number of seeds.
+        y: Scores of Y, ``(tasks, seeds)``; the number of seeds may differ.
     """
     return float((0.5 + 0.5 * _wins(*_pair(x, y)).mean(axis=(1, 2))).mean())
 
@@ -250,13 +250,13 @@ def improvement_interval(
 ) -> tuple[float, float]:
     """Return the stratified bootstrap interval of :func:`probability_of_improvement`.
 
-    Where both agents have the same seeds, a seed is drawn for both: they saw the same noise.
+    If both agents have the same seeds, each draw uses the same seeds for both, because they saw the same noise.
     """
     first, second = _pair(x, y)
     tails = _tails(repetitions, confidence)
     draws = _times_drawn(first.shape, repetitions, rng)
     others = draws if first.shape == second.shape else _times_drawn(second.shape, repetitions, rng)
-    # All pairs are compared once: drawing seeds again only changes how often each of them counts.
+    # All pairs are compared only once: resampling changes only how often each pair counts.
     balance = np.stack([((draws[i] @ wins) * others[i]).sum(axis=-1) for i, wins in enumerate(_wins(first, second))])
     estimates = 0.5 + 0.5 * balance.mean(axis=0) / (first.shape[1] * second.shape[1])
     low, high = np.quantile(estimates, tails)
@@ -268,7 +268,7 @@ def checked_scores(scores: npt.ArrayLike, *, curves: bool = True) -> Floats:
 
     Args:
         scores: ``(tasks, seeds)``, or ``(tasks, seeds, points)``.
-        curves: Whether the latter will do.
+        curves: Whether ``(tasks, seeds, points)`` is allowed.
 
     Raises:
         KDNASError: If they have other axes, are empty, or not all finite.
@@ -288,15 +288,15 @@ def _checked_runs(scores: npt.ArrayLike) -> Floats:
 
 
 def checked_finite(array: Floats, name: str) -> Floats:
-    """Return an array as it is; a KDNASError tells by its name that not all of it is finite."""
-    # An infinite score less an infinite one is NaN, which would spread through every aggregate unseen.
+    """Return an array unchanged; raise a KDNASError that contains its name if not all values are finite."""
+    # The difference of two infinite scores is NaN, which would silently spread through every aggregate.
     if not np.isfinite(array).all():
-        raise KDNASError(f"{name} hold NaN or infinity; give a run that found nothing the worst finite score there is")
+        raise KDNASError(f"{name} hold NaN or infinity; give a run that found nothing the worst finite score")
     return array
 
 
 def checked_axis(values: npt.ArrayLike, name: str) -> Floats:
-    """Return numbers as float64 ``(n,)``; a KDNASError tells by their name that they are none, or hold NaN."""
+    """Return numbers as float64 ``(n,)``; raise a KDNASError that contains their name if they are empty or hold NaN."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not array.size or np.isnan(array).any():
         raise KDNASError(f"{name} have shape {array.shape}; expected (n,) of one number or more, none of them NaN")

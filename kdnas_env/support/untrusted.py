@@ -1,6 +1,6 @@
 """Untrusted plain data: read from JSON and YAML, and validated into dataclasses.
 
-Whatever a text holds, these functions return or raise a ``ValueError``; who calls them says of which file it was.
+For any input, these functions either return or raise a ``ValueError``; the caller adds the name of the file.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ T = TypeVar("T")
 
 _SHOWN = 300
 _NUMBER = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$|[-+]\.[0-9][0-9_]*$")
-"""Numbers that YAML 1.1 takes for texts: with an exponent that lacks a sign or a point before it, or with a sign and
-no digit before the point. No digit can match in two places, or a long number would take time that grows with its
-square."""
+"""Numbers that YAML 1.1 reads as texts: with an exponent that lacks a sign or a point before it, or with a sign and
+no digit before the point. Each digit can match in one place only, so that matching takes linear time, not
+quadratic time."""
 
 _TOO_DEEP = "it is nested too deeply"
 _DEEPEST = 200
-"""Brackets around a value of YAML, somewhat fewer than make Python refuse to go deeper."""
+"""Maximum nesting depth of YAML, somewhat less than Python's recursion limit allows."""
 
 _LARGEST_BITS = 1024
-"""Numbers of more digits are no quantity; Python refuses to print those of some thousand."""
+"""Maximum size of integers. Larger ones are not quantities, and Python refuses to print very large ones."""
 
 
 def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
@@ -44,7 +44,7 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
 
     Args:
         text: The text.
-        finite: Whether numbers that are not finite are refused, which cannot be written again.
+        finite: Whether to refuse numbers that are not finite, because they cannot be written as JSON.
 
     Raises:
         ValueError: If it is malformed, has a key twice, or is nested too deeply.
@@ -65,11 +65,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_unique(keys: Sequence[str]) -> None:
-    """Refuse keys that stand in a mapping twice, of which readers keep the last in silence."""
+    """Refuse duplicate keys in a mapping, because readers would silently keep only the last."""
     seen: set[str] = set()
     for key in keys:
         if key in seen:
-            raise ValueError(f"the key {shown(key)} stands there twice; keep one of them")
+            raise ValueError(f"the key {shown(key)} occurs twice; keep one of them")
         seen.add(key)
 
 
@@ -81,13 +81,13 @@ def _finite(text: str) -> float:
 
 
 def parse_yaml(text: str) -> Any:
-    """Read YAML (or JSON) that holds nothing but mappings with texts as keys, lists, texts, numbers, booleans and null.
+    """Read YAML (or JSON) that holds only mappings with texts as keys, lists, texts, numbers, booleans and null.
 
-    Aliases are refused: with them a short text stands for more data than any memory holds. Numbers are also read as
-    YAML 1.2, JSON and Python write them, such as ``1e-3``.
+    Aliases are refused, because with them a short text can expand to more data than memory holds. Numbers may also be
+    written as in YAML 1.2, JSON and Python, such as ``1e-3``.
 
     Raises:
-        ValueError: If it is malformed, holds something else, has a key twice, or is nested too deeply.
+        ValueError: If it is malformed, holds any other type, has a key twice, or is nested too deeply.
     """
     import yaml
 
@@ -98,16 +98,16 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(_TOO_DEEP) from None
     except ValueError:
         raise
-    except Exception as error:  # PyYAML fails in many ways over scalars with a tag, such as with a KeyError
+    except Exception as error:  # PyYAML raises many types of errors for scalars with a tag, such as KeyError
         raise ValueError(str(error)) from error
     return value
 
 
 def plain_copy(value: Any) -> Any:
-    """Return plain data as JSON gives them back, tuples as lists.
+    """Return plain data as a round trip through JSON returns them, tuples as lists.
 
     Raises:
-        ValueError: If they hold anything that JSON cannot.
+        ValueError: If they hold anything that JSON cannot represent.
     """
     try:
         return json.loads(json.dumps(value, allow_nan=False))
@@ -116,10 +116,10 @@ def plain_copy(value: Any) -> Any:
 
 
 def as_array(value: Any) -> npt.NDArray[Any]:
-    """Return an array of a value; an empty one of objects if none can be made, as of lists of different lengths."""
+    """Return a value as an array; if that fails, as for lists of different lengths, an empty array of dtype object."""
     try:
         return np.asarray(value)
-    except Exception:  # an object may raise anything when it is asked for an array
+    except Exception:  # the conversion of an object to an array may raise anything
         return np.empty(0, dtype=object)
 
 
@@ -153,17 +153,17 @@ def shown(value: object) -> str:
 
 
 def restore(kind: type[T], data: Any) -> T:
-    """Make a dataclass of a mapping of its fields, each of the type that the class declares.
+    """Make a dataclass from a mapping of its fields, and convert each value to the declared type.
 
-    Lists become tuples, mappings dataclasses and texts paths or members of enumerations, where the field is declared
-    so; of other classes instances are taken. Fields with a default may be left out. Known are the types of plain data,
-    optional ones, and unions and literals of them.
+    Where the declared type requires it, lists become tuples, mappings become dataclasses, and texts become paths or
+    members of enumerations. For other classes, a value must be an instance. Fields with a default may be left out.
+    Supported are the types of plain data, optional types, unions and literals.
 
     Raises:
-        ValueError: If it is no mapping, a field is missing, unknown or of another type, or the class refuses its value.
+        ValueError: If it is not a mapping, a field is missing, unknown or of a wrong type, or the class raises one.
     """
     if not isinstance(data, Mapping):
-        raise ValueError(f"{shown(data)} is no mapping of the fields of a {kind.__name__}")
+        raise ValueError(f"{shown(data)} is not a mapping of the fields of a {kind.__name__}")
     hints = _hints(cast(Any, kind))
     unknown = [name for name in data if name not in hints]
     if unknown:
@@ -176,22 +176,22 @@ def restore(kind: type[T], data: Any) -> T:
 
 
 def settle(made: Any) -> None:
-    """Give each field of a dataclass, frozen or not, the type that its class declares; see :func:`restore`.
+    """Convert each field of a dataclass instance, frozen or not, to its declared type; see :func:`restore`.
 
-    Sequences that are declared as such become lists, as JSON gives them back.
+    Fields declared as ``Sequence`` become lists, as JSON returns them.
 
     Raises:
-        ValueError: If a field is of another type; the text names it, its value, and what was expected.
+        ValueError: If a field is of a wrong type; the message names it, its value, and the expected type.
     """
     for name, hint in _hints(cast(Any, type(made))).items():
         object.__setattr__(made, name, _field(name, hint, getattr(made, name)))
 
 
 def typed_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return keyword arguments of a function or class, each of the type that is declared; see :func:`restore`.
+    """Return keyword arguments of a function or class, each converted to its declared type; see :func:`restore`.
 
     Raises:
-        ValueError: If one is of another type. Arguments that the function does not take are left to it.
+        ValueError: If an argument is of a wrong type. Unknown arguments are returned unchanged.
     """
     while isinstance(function, partial):
         function = function.func
@@ -213,7 +213,7 @@ def _field(name: str, hint: Any, value: Any) -> Any:
 
 
 class _UnfitError(Exception):
-    """A value is not of the type that is wanted; the text names that type."""
+    """A value is not of the expected type; the message names that type."""
 
 
 @cache
@@ -225,7 +225,7 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
 
 
 def _resolved(annotations: Mapping[str, Any], names: dict[str, Any]) -> dict[str, Any]:
-    """Return the types that annotations stand for; Any, if by a name that only a type checker imports."""
+    """Return the types of annotations; Any for names that are imported only for type checking."""
     hints: dict[str, Any] = {}
     for name, annotation in annotations.items():
         try:
@@ -236,11 +236,11 @@ def _resolved(annotations: Mapping[str, Any], names: dict[str, Any]) -> dict[str
 
 
 def _converted(hint: Any, value: Any) -> Any:
-    """Return a value as the type that it is declared with.
+    """Return a value converted to its declared type.
 
     Raises:
-        _UnfitError: If it is of another.
-        ValueError: If it is a dataclass, and malformed.
+        _UnfitError: If the value is of another type.
+        ValueError: If the declared type is a dataclass and the value is malformed.
     """
     origin, arguments = get_origin(hint) or hint, get_args(hint)
     if hint is Any:
@@ -257,7 +257,7 @@ def _converted(hint: Any, value: Any) -> Any:
         return _SEQUENCES[origin](_elements(arguments, value))
     if origin in (dict, Mapping):
         return _mapping(arguments, value)
-    if not isinstance(origin, type) or isinstance(value, origin):  # a type variable, or an object as it is wanted
+    if not isinstance(origin, type) or isinstance(value, origin):  # a type variable, or already an instance
         return value
     if issubclass(origin, Enum):
         return _member(origin, value)
@@ -306,7 +306,7 @@ def _text(value: Any) -> str:
         raise _UnfitError("a text")
     try:
         value.encode()
-    except UnicodeEncodeError:  # half a character, which no file takes
+    except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot encode
         raise _UnfitError("a text that UTF-8 can hold") from None
     return str(value)
 
@@ -362,10 +362,10 @@ def _loader() -> Any:
     import yaml
 
     class PlainLoader(yaml.SafeLoader):
-        """Reads no aliases and no key twice."""
+        """Refuses aliases and duplicate keys."""
 
         def fetch_flow_collection_start(self, TokenClass: Any) -> None:
-            if self.flow_level >= _DEEPEST:  # here, because PyYAML takes seconds to look ahead in many brackets
+            if self.flow_level >= _DEEPEST:  # checked here, because PyYAML's look-ahead is slow in deep nesting
                 raise RecursionError
             super().fetch_flow_collection_start(TokenClass)
 

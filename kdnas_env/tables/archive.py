@@ -138,7 +138,7 @@ def _arrays(path: Path, data: bytes, kind: str, names: list[str] | None) -> Arra
         # NumPy returns the bytes of a member that is not an array.
         foreign = [name for name, array in loaded.items() if not isinstance(array, np.ndarray)]
         if foreign:
-            raise ValueError(f"{foreign} are no arrays")
+            raise ValueError(f"{foreign} are not arrays")
         return loaded
     except TableError:
         raise

@@ -133,7 +133,9 @@ def read_external(path: str | os.PathLike[str]) -> ExternalTable:
     """
     record, arrays = read_archive(path, _KIND, EXTERNAL_SCHEMA_VERSION, ExternalTable.ARRAYS)
     if record.get("kind") != _KIND:
-        raise TableError(f"{os.fspath(path)!r} is no external table; make one with kdnas table import-nas-bench-bert")
+        raise TableError(
+            f"{os.fspath(path)!r} is not an external table; make one with kdnas table import-nas-bench-bert"
+        )
     try:
         checked = restore(_Record, {name: record.get(name) for name in _Record.__dataclass_fields__})
         return ExternalTable(checked.name, checked.title, checked.metric, checked.metrics, checked.choices, **arrays)

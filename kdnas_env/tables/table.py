@@ -281,13 +281,13 @@ class Table:
             f"index is not rising within the space's {size} points": len(self.index)
             and (np.any(np.diff(self.index) <= 0) or self.index[0] < 0 or self.index[-1] >= size),
             f"status holds a code beyond {MISSING}": np.any(self.status > MISSING),
-            "curves and valid disagree about what there is": not np.array_equal(
+            "curves and valid disagree about which values exist": not np.array_equal(
                 np.isfinite(self.curves).all(axis=-1), self.valid
             ),
-            "a curve goes on after an epoch of which there is nothing": np.any(
-                self.valid[..., 1:] > self.valid[..., :-1]
+            "a curve has values after a missing epoch": np.any(self.valid[..., 1:] > self.valid[..., :-1]),
+            "status is ok where a curve is incomplete": np.any(
+                (self.status == STATUSES.index(str(Status.OK))) & ~whole
             ),
-            "status is ok where a curve is not whole": np.any((self.status == STATUSES.index(str(Status.OK))) & ~whole),
             "status is missing where there is a curve": np.any(missing & self.valid.any(axis=-1)),
             "curves hold a loss or seconds below 0": np.any(there < 0),
             "parameters are not positive": np.any(self.parameters < 1),

@@ -1,4 +1,4 @@
-"""Students around the best of a space, where a surrogate has to be right."""
+"""Students around the best of a space, where a surrogate should be accurate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdnas_env.tables.surrogates.surrogate import PREDICTED_LATENCIES
 from kdnas_env.tables.table import CURVES
 
 DRAWN = 100
-"""Random points of which one is kept: the students are about the best 1 % of the space."""
+"""Number of random points per selected student: the students are about the best 1 % of the space."""
 
 _BATCH = 64
 
@@ -22,10 +22,10 @@ _BATCH = 64
 def students_around(
     space: SearchSpace, names: TableNames, sample: int, *, reward: KDReward | None = None
 ) -> list[StudentConfig]:
-    """Return the best of many random students by a surrogate's predictions, in random order.
+    """Return the best of many random students, as predicted by a surrogate, in random order.
 
-    A table of them makes the surrogate better where agents search. They are no fair sample of the space, so they belong
-    in a table of their own, to which a surrogate is fitted beside that of the fair sample.
+    A table of them improves the surrogate where agents search. They are not a uniform sample of the space, so they need
+    their own table. Fit the surrogate to this table and to that of the uniform sample.
 
     Args:
         space: The space.
@@ -43,7 +43,7 @@ def students_around(
     students = [space.decode(space.from_index(index)) for index in drawn.tolist()]
     students = [student for student in students if space.is_valid(student)]
     if len(students) < sample:
-        raise TableError(f"sample is {sample}; {len(drawn)} points of the space name {len(students)} students")
+        raise TableError(f"sample is {sample}; {len(drawn)} points of the space give only {len(students)} students")
     loss, ratio = CURVES.index("heldout_unexplained"), PREDICTED_LATENCIES.index("ratio")
     last = surrogate.metadata.epochs
     wanted = [surrogate.output("heldout_unexplained", last), surrogate.output("ratio", 0)]

@@ -54,7 +54,7 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class TableBuild:
-    """A table in construction.
+    """A table under construction.
 
     Attributes:
         settings: Settings of the distillations; the latency is ``analytic``, so that equal builds give equal
@@ -84,7 +84,7 @@ def check_name(name: str) -> str:
     """
     if not FILE_NAME.fullmatch(name):
         raise TableError(
-            f"name is {name!r}; expected letters, digits, '-', '_' and '.', since it becomes the name of a file"
+            f"name is {name!r}; expected letters, digits, '-', '_' and '.', because it becomes a file name"
         )
     return name
 
@@ -119,7 +119,7 @@ def planned_students(space: SearchSpace, sample: int | None = None) -> list[Stud
             raise TableError(f"sample is {sample}; the space has {len(order)} valid students")
         return [space.decode(space.from_index(index)) for index in order[:sample].tolist()]
     if sample is None:
-        raise TableError(f"the space has {space.size:,} points, too many for a table of all; name a sample of them")
+        raise TableError(f"the space has {space.size:,} points, too many for a table of all; set sample")
     drawn: dict[StudentConfig, None] = {}
     while len(drawn) < sample:
         drawn.setdefault(space.decode(space.sample(rng)))
@@ -202,7 +202,7 @@ def read_workload(folder: str | os.PathLike[str]) -> TableMetadata:
     """
     path = expanded(folder) / WORKLOAD
     if not os.path.isfile(path):
-        raise RunError(f"{str(folder)!r} holds no {WORKLOAD}; name a folder that kdnas table build has filled")
+        raise RunError(f"{str(folder)!r} has no {WORKLOAD}; name a folder of kdnas table build")
     return TableMetadata.from_dict(found_again(read_json(path), path.parent))
 
 
@@ -236,7 +236,7 @@ def read_evaluations(folder: Path, workload: str) -> list[Evaluation]:
         RunError: If the store is missing or damaged.
     """
     if not os.path.isfile(folder / STORE):
-        raise RunError(f"{str(folder)!r} holds no {STORE}; distil its students first, by kdnas table build")
+        raise RunError(f"{str(folder)!r} has no {STORE}; distil its students first, by kdnas table build")
     with StoredEvaluator(RecordedEvaluator(workload), folder / STORE) as store:
         return store.records()
 
@@ -275,8 +275,8 @@ def adopt_latencies(source: str | os.PathLike[str], folder: Path) -> None:
     ours, theirs = read_workload(folder), read_workload(source)
     if ours.architecture != theirs.architecture:
         raise RunError(
-            f"{str(source)!r} has latencies beside teacher {theirs.teacher!r}, whose architecture is not that of "
-            f"{ours.teacher!r}, which this build has; name a build under one of the same"
+            f"{str(source)!r} has latencies relative to teacher {theirs.teacher!r}, whose architecture differs from "
+            f"{ours.teacher!r} of this build; name a build whose teacher has the same architecture"
         )
     for measured in read_all_latencies(expanded(source)):
         file = LatencyFile.open(folder, measured.device)
@@ -299,7 +299,7 @@ def distil_all(
         evaluator: The evaluator, with computed hidden states, which workers read.
         cells: Cells to distil, in order.
         workers: Number of processes; 1 for this process.
-        on_progress: Called with the number of finished cells, and of all cells.
+        on_progress: Called with the number of finished cells and the total.
 
     Returns:
         Number of cells by status.
@@ -315,7 +315,7 @@ def distil_all(
         }
     ended = {cell: known[cell] for cell in cells if cell in known}
     on_progress(len(ended), len(cells))
-    for cell, status in _distilled(build, evaluator, [cell for cell in cells if cell not in ended], workers):
+    for cell, status in _distil_missing(build, evaluator, [cell for cell in cells if cell not in ended], workers):
         ended[cell] = status
         on_progress(len(ended), len(cells))
     return {status: list(ended.values()).count(status) for status in Status}
@@ -326,7 +326,7 @@ def _counts(build: TableBuild, evaluation: Evaluation) -> bool:
     return whole and evaluation.status is not Status.STOPPED
 
 
-def _distilled(
+def _distil_missing(
     build: TableBuild, evaluator: MiniKDEvaluator, missing: Sequence[Cell], workers: int
 ) -> Iterator[tuple[Cell, Status]]:
     with build.store(evaluator) as store:
@@ -355,7 +355,7 @@ def corpus_arguments(metadata: TableMetadata) -> Mapping[str, Any]:
 
 
 def is_table(source: str | os.PathLike[str]) -> bool:
-    """Whether a source of evaluations is a table by its name or npz file, rather than a store."""
+    """Return whether a source of evaluations is a table (by its name or npz file) rather than a store."""
     return os.fspath(source) in table_names() or Path(source).suffix == ".npz"
 
 
@@ -386,7 +386,7 @@ def adopt_table(source: str | os.PathLike[str], folder: Path) -> None:
 
 def _cells(table: Table) -> Iterator[Evaluation]:
     configs = table.configs()
-    # The modelled device comes last, and has a latency of every student; without one a cell would count as failed.
+    # The last device is the modelled one, which has a latency for all students; without a latency, a cell would fail.
     device = table.metadata.devices[-1].name
     for column, seed in enumerate(table.metadata.seeds):
         evaluator = TabularEvaluator(table, seed=seed, device=device, missing="failed")

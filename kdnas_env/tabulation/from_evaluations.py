@@ -76,7 +76,7 @@ def assemble_table(
 
 
 def _counts(metadata: TableMetadata, evaluation: Evaluation) -> bool:
-    """Whether an evaluation has the table's epochs and one of its seeds, on all of its data."""
+    """Return whether an evaluation has the table's epochs and one of its seeds, on all of its data."""
     fidelity = evaluation.fidelity
     whole = fidelity.epochs == metadata.epochs and fidelity.data_fraction == 1
     return whole and fidelity.seed in metadata.seeds and evaluation.status is not Status.STOPPED
@@ -105,7 +105,7 @@ def _blank(
     """Return a table of points of the space, without evaluations."""
     metadata = replace(metadata, devices=tuple(on_device.device for on_device in measured))
     if not metadata.devices:
-        raise TableError("a table needs the latencies of one device at least")
+        raise TableError("a table needs the latencies of at least one device; measure them first")
     space, teacher = metadata.search_space, metadata.encoder
     index = _indices(space, evaluated)
     n, seeds, epochs = len(index), len(metadata.seeds), metadata.epochs + 1

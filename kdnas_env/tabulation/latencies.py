@@ -66,7 +66,7 @@ class LatencyFile:
                 file.latencies.setdefault(config, restore(Latency, entry))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(
-                f"latencies {str(path)!r} hold a damaged line ({error}); delete the file to measure anew"
+                f"latencies {str(path)!r} hold a damaged line ({error}); delete the file to measure again"
             ) from error
         return file
 
@@ -136,7 +136,7 @@ def measure_latencies(
         students: The students, in order.
         probe: The latency probe.
         teacher: Architecture of the students' teacher.
-        on_progress: Called with the number of measured students, and of all students.
+        on_progress: Called with the number of measured students and the total.
 
     Returns:
         Messages on the students that could not be measured; the next call tries them again.

@@ -38,7 +38,7 @@ def merge_builds(folders: Sequence[str | os.PathLike[str]]) -> Table:
         RunError: If a folder is not that of a build, or a file in it is damaged.
     """
     if not folders:
-        raise TableError("there is nothing to merge; name the folder of one build at least")
+        raise TableError("there is nothing to merge; name the folder of at least one build")
     places = [expanded(folder) for folder in folders]
     described = [read_workload(place) for place in places]
     for place, other in zip(places[1:], described[1:], strict=True):
@@ -114,7 +114,7 @@ def _check_agreement(first: Evaluation, place: Path, other: Evaluation, another:
         raise TableError(
             f"{str(place)!r} and {str(another)!r} disagree about {first.config} with seed {first.fidelity.seed}: "
             f"{first.status} {list(first.heldout_unexplained)} and {other.status} {list(other.heldout_unexplained)}. "
-            "Distil it anew on one of the machines"
+            "Distil it again on one of the machines"
         )
 
 

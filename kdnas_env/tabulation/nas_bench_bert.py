@@ -115,10 +115,10 @@ def _training(place: int, entry: Mapping[str, Any]) -> tuple[int, tuple[Layer, .
         known = [scores[name] for name in SCORES]
         own = tuple(_layer(layer) for layer in layers)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"entry {place} lacks something: {error!r}") from error
+        raise ValueError(f"entry {place} lacks a field: {error!r}") from error
     wrong = [score for score in known if not is_number(score) or not -100 <= score <= 100]
     if not is_integer(width) or width < 1 or not own or wrong or not is_number(seconds) or seconds <= 0:
-        raise ValueError(f"entry {place} has a width, layers, scores or a time that cannot be: {shown(entry)}")
+        raise ValueError(f"entry {place} has an impossible width, layers, scores or time: {shown(entry)}")
     return width, own, [score / 100 for score in known], float(seconds)
 
 

@@ -94,8 +94,8 @@ def open_live(
     if meta.workload in live.alike:
         return live, OTHER_KIND_TOLERANCE
     raise TableError(
-        f"teacher, corpus, precision or version are not the table's: the workload is {live.fingerprint[:12]}, its own "
-        f"{meta.workload[:12]}; nothing was distilled anew"
+        f"teacher, corpus, precision or version differ from the table's: the workload is {live.fingerprint[:12]}, the "
+        f"table's is {meta.workload[:12]}; nothing was distilled"
     )
 
 
@@ -134,7 +134,7 @@ def _faults_of_students(table: Table) -> Iterator[str]:
     if table.sampled:
         invalid = [config for config in configs if not space.is_valid(config)]
         if invalid or len(set(configs)) < len(configs):
-            yield f"{len(invalid)} of its students are not valid, or one stands twice"
+            yield f"{len(invalid)} of its students are not valid, or one occurs twice"
     elif not np.array_equal(table.index, np.sort(space.valid_indices)):
         yield f"its {len(table)} students are not the {len(space.valid_indices)} valid ones of its space"
     yield from _differing(
@@ -171,7 +171,7 @@ def _faults_of_curves(table: Table) -> Iterator[str]:
             yield f"{name} is above {_LARGEST_UNEXPLAINED:g} in {_cell(table, high)}, {int(high.sum())} in all"
     yield from _interrupted(table)
     if table.metadata.noise and not _alike(table.metadata.noise, noise_ceiling(table)):
-        yield "the noise ceiling in its JSON file is not that of its curves"
+        yield "the noise ceiling in its JSON file does not match its curves"
 
 
 def _interrupted(table: Table) -> Iterator[str]:
@@ -183,12 +183,12 @@ def _interrupted(table: Table) -> Iterator[str]:
         row = int(rows[0])
         yield (
             f"{len(rows)} students took far longer with one seed than with another, such as {table.configs()[row]}: "
-            f"{most[row]:.0f} s and {least[row]:.0f} s; the machine slept or was busy, distil them anew"
+            f"{most[row]:.0f} s and {least[row]:.0f} s; the machine slept or was busy, distil them again"
         )
 
 
 def _alike(first: Any, other: Any) -> bool:
-    """Whether plain data are equal up to the last digits of their numbers."""
+    """Return whether plain data are equal up to the last digits of their numbers."""
     if isinstance(first, Mapping) and isinstance(other, Mapping):
         return first.keys() == other.keys() and all(_alike(first[name], other[name]) for name in first)
     if isinstance(first, list) and isinstance(other, list):
@@ -211,14 +211,14 @@ def _faults_of_latencies(table: Table) -> Iterator[str]:
         columns = dict(zip(LATENCIES, values[there].T.astype(np.float64), strict=True))
         unmeasured = int(np.sum(columns["count"] == 0))
         if device.runtime != "analytic" and unmeasured:
-            yield f"device {device.name!r}: {unmeasured} students have a latency that nothing was measured for"
+            yield f"device {device.name!r}: {unmeasured} students have a latency without any measurement"
         teacher = columns["teacher_median_ms"]
         if len(teacher) and teacher.max() > _LARGEST_DRIFT * teacher.min() > 0:
             yield (
-                f"device {device.name!r}: the teacher takes from {teacher.min():.2f} to {teacher.max():.2f} ms; it was "
-                "measured on a machine that was busy"
+                f"device {device.name!r}: the teacher takes from {teacher.min():.2f} to {teacher.max():.2f} ms; "
+                "the machine was busy during the measurement"
             )
         if device.runtime == "analytic":
             ratios = [modelled(device, configs[row], table.teacher).ratio for row in np.flatnonzero(there)]
             if not np.allclose(columns["ratio"], ratios, rtol=_FLOAT32):
-                yield f"device {device.name!r}: latencies are not those of the model"
+                yield f"device {device.name!r}: latencies do not match the analytic model"

@@ -1,4 +1,4 @@
-"""Controls of distillation: the architecture of a student with other initial weights, not distilled."""
+"""Baselines for distilled students: the same architecture with other initial weights, not distilled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RANDOM, EMBEDDINGS, CLOSED_FORMS = "random", "embeddings", "closed-forms"
 
 
 def random_encoder(config: Any, seed: int) -> nn.Module:
-    """Return an encoder with the random weights that transformers gives it, without pooler and in eval mode."""
+    """Return an encoder with the random initial weights of transformers, without pooler and in eval mode."""
     from transformers import AutoModel
 
     with preserved_rng():
@@ -38,12 +38,12 @@ def random_encoder(config: Any, seed: int) -> nn.Module:
 
 @dataclass(frozen=True, eq=False)
 class Undistilled:
-    """Students with initial weights from the teacher of a distilled student, which are not distilled.
+    """Undistilled students, with initial weights from the teacher of a distilled student.
 
     Attributes:
         lineage: Origin of the distilled student.
         cache_dir: Folder of the teacher's hidden states; None for the user's.
-        device: Where they are started; None for the first GPU, or the CPU where there is none.
+        device: Device to build them on; None for the first GPU, or the CPU if there is none.
     """
 
     lineage: Lineage
@@ -52,7 +52,7 @@ class Undistilled:
 
     @property
     def starts(self) -> tuple[str, ...]:
-        """The starts that differ from one another."""
+        """The initialisations that differ from one another."""
         recipe = resolve_recipe(self.lineage.recipe)
         sliced = recipe.layers == "teacher" and self.lineage.student.family != "albert"
         return (EMBEDDINGS, CLOSED_FORMS) if sliced else (EMBEDDINGS,)
@@ -61,13 +61,13 @@ class Undistilled:
         """Build an encoder.
 
         Args:
-            start: ``embeddings`` (made from the teacher's, as the recipe says; layers are random) or ``closed-forms``
-                (mini-KD before its first step).
-            seed: Seed of what is random.
+            start: ``embeddings`` (embeddings derived from the teacher's, as in the recipe; random layers) or
+                ``closed-forms`` (mini-KD before its first step).
+            seed: Seed of the random weights.
 
         Raises:
-            TeacherError, CorpusError, CacheError: If what the student was distilled from cannot be loaded.
-            RunError: If the teacher or the text is not what it was.
+            TeacherError, CorpusError, CacheError: If the teacher or the corpus of the distillation cannot be loaded.
+            RunError: If the teacher or the text has changed since the distillation.
         """
         recipe = self._recipes[start]
         fraction = next((stage["data_fraction"] for stage in self.lineage.stages if "data_fraction" in stage), 1.0)

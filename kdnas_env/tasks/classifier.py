@@ -20,16 +20,16 @@ from kdnas_env.tasks.specs import MULTI_LABEL, REGRESSION, TaskData
 class Objective:
     """The objective of a training (Hinton et al. 2015, arXiv:1503.02531).
 
-    The loss is ``label_weight`` of that against labels (cross-entropy; mean squared error of numbers) and the rest of
-    that against soft labels: the Kullback-Leibler divergence at a temperature, times its square, from classes or, where
-    there may be several, from each of them; the mean squared error of numbers.
+    The loss is a weighted mean of two losses. Against labels (weight ``label_weight``), it is the cross-entropy or, for
+    numbers, the mean squared error. Against soft labels, it is the Kullback-Leibler divergence at a temperature, times
+    the squared temperature (per class in multi-label tasks), or the mean squared error.
 
     Attributes:
-        label_weight: Weight of the labels: 1 leaves the soft labels out, 0 the labels.
-        temperature: What logits are divided by.
+        label_weight: Weight of the labels: 1 ignores the soft labels, 0 ignores the labels.
+        temperature: Divisor of the logits.
 
     Raises:
-        KDNASError: If one is out of range.
+        KDNASError: If a value is out of range.
     """
 
     label_weight: float = 1.0
@@ -41,15 +41,15 @@ class Objective:
 
 
 class Classifier(nn.Module):
-    """An encoder with a head for a task; for numbers the head predicts standardised ones.
+    """An encoder with a head for a task; for regression, the head predicts standardised numbers.
 
     Args:
         network: Encoder and head.
-        task: The task, with the mean and standard deviation of its numbers.
+        task: The task, whose training split gives the mean and standard deviation of the numbers.
 
     Attributes:
         network: Encoder and head.
-        objective: The objective of its training; labels at first.
+        objective: The training objective; initially labels only.
     """
 
     centre: Tensor
@@ -64,14 +64,14 @@ class Classifier(nn.Module):
         self.register_buffer("scale", torch.tensor(1.0 if numbers is None else float(numbers.std()) or 1.0))
 
     def pretrained(self) -> Any:
-        """Return a copy of the model for ``save_pretrained``: on the CPU, in eval mode, its outputs not standardised.
+        """Return a copy of the model for ``save_pretrained``: on the CPU, in eval mode, with outputs not standardised.
 
         Raises:
             KDNASError: If the head is not one of transformers.
         """
         if not isinstance(self.network, NativeHead):
             raise KDNASError(
-                "transformers has no model with this head, a linear one on pooled states; train with pooling='native'"
+                "transformers has no model with a linear head on pooled states; train with pooling='native'"
             )
         network = copy.deepcopy(self.network).cpu().eval()
         with torch.no_grad():
@@ -87,7 +87,7 @@ class Classifier(nn.Module):
         labels: Tensor | None = None,
         soft_labels: Tensor | None = None,
     ) -> Any:
-        """Return logits ``(batch, classes)`` or numbers ``(batch,)``; with labels of either sort, the loss too."""
+        """Return logits ``(batch, classes)`` or numbers ``(batch,)``; with labels of either kind, the loss too."""
         values = self.network(input_ids, attention_mask, token_type_ids)
         predictions = values[:, 0] * self.scale + self.centre if self.kind == REGRESSION else values
         if labels is None and soft_labels is None:
@@ -95,12 +95,12 @@ class Classifier(nn.Module):
         return {"loss": self.loss(predictions, labels, soft_labels), "logits": predictions}
 
     def loss(self, predictions: Tensor, labels: Tensor | None, soft_labels: Tensor | None) -> Tensor:
-        """Return the mean loss of predictions of :meth:`forward`.
+        """Return the mean loss of the predictions of :meth:`forward`.
 
         Args:
             predictions: Logits ``(batch, classes)`` or numbers ``(batch,)``.
-            labels: As :class:`kdnas_env.tasks.specs.Split` has them; None where they do not count.
-            soft_labels: Logits or numbers of a teacher, alike; None where they do not count.
+            labels: Labels as in :class:`kdnas_env.tasks.specs.Split`; None to ignore them.
+            soft_labels: The teacher's logits or numbers, shaped like ``predictions``; None to ignore them.
         """
         weight = self.objective.label_weight
         loss = predictions.new_zeros(())

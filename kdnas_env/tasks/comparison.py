@@ -1,4 +1,4 @@
-"""Scoring rows on tasks, cell by cell: every cell is kept as it ends, and never computed twice."""
+"""Scoring rows on tasks, cell by cell. Each score is stored as soon as it is known, and never computed twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kdnas_env.tasks.specs import TaskData
 
 @dataclass(frozen=True)
 class Cell:
-    """One score that is wanted.
+    """One score to compute.
 
     Attributes:
         row: Name of the row.
@@ -38,16 +38,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellStore:
-    """Cells and latencies as small files of a folder, each written completely when it is known.
+    """Stores scores and latencies as small files in a folder, each written atomically.
 
     Attributes:
-        folder: The folder; made when it is needed.
+        folder: The folder; created when needed.
     """
 
     folder: Path
 
     def get(self, cell: Cell) -> TaskScore | None:
-        """Return a score that was kept, or None.
+        """Return a stored score; None if there is none.
 
         Raises:
             RunError: If its file is malformed.
@@ -56,7 +56,7 @@ class CellStore:
         return None if data is None else TaskScore.from_dict(data)
 
     def put(self, cell: Cell, score: TaskScore) -> None:
-        """Keep a score.
+        """Store a score.
 
         Raises:
             RunError: If it cannot be written.
@@ -64,7 +64,7 @@ class CellStore:
         self._write(self._path(cell), score.to_dict())
 
     def get_latency(self, row: str) -> Latency | None:
-        """Return the latency of a row that was kept, or None.
+        """Return the stored latency of a row; None if there is none.
 
         Raises:
             RunError: If its file is malformed.
@@ -77,7 +77,7 @@ class CellStore:
             raise RunError(f"the recorded latency {str(path)!r} is malformed: {error}; delete the file") from error
 
     def put_latency(self, row: str, latency: Latency) -> None:
-        """Keep the latency of a row.
+        """Store the latency of a row.
 
         Raises:
             RunError: If it cannot be written.
@@ -85,7 +85,7 @@ class CellStore:
         self._write(self.folder / f"latency-{row}.json", asdict(latency))
 
     def checkpoints(self, cell: Cell) -> Path:
-        """Return the folder of the checkpoints of a fine-tuning that is not finished."""
+        """Return the folder of the checkpoints of an unfinished fine-tuning."""
         return self._path(cell).with_suffix(".checkpoints")
 
     def _path(self, cell: Cell) -> Path:
@@ -95,7 +95,7 @@ class CellStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{str(self.folder)!r} cannot be made: {error}") from error
+            raise RunError(f"{str(self.folder)!r} cannot be made: {error}; name a writable folder") from error
         write_json(path, data)
 
     @staticmethod
@@ -110,12 +110,12 @@ class Comparison:
     Attributes:
         rows: The rows.
         tasks: The tasks.
-        seeds: The seeds; what is not trained needs the first only.
-        settings: How each task is fine-tuned, by name; None for a linear probe.
-        store: Where scores are kept.
-        max_length: Longest sequence of the linear probe.
+        seeds: The seeds; rows without training use the first only.
+        settings: Fine-tuning settings of each task, by name; None for a linear probe.
+        store: Store of scores and latencies.
+        max_length: Maximum sequence length of the linear probe, in tokens.
         pooling: Pooling of the linear probe.
-        device: Where models are run; None for the first GPU, or the CPU where there is none.
+        device: Device to run models on; None for the first GPU, or the CPU if there is none.
     """
 
     rows: Sequence[Row]
@@ -129,7 +129,7 @@ class Comparison:
 
     @property
     def method(self) -> str:
-        """How models are scored; what some are scored by as they are, only where nothing is trained."""
+        """Scoring method. If no row is trained and all share one method without training, it is that method."""
         untrained = {row.as_it_is.method for row in self.rows if row.as_it_is is not None}
         if len(untrained) == 1 and not any(row.trained for row in self.rows):
             return untrained.pop()
@@ -137,7 +137,7 @@ class Comparison:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What decides the scores, beside the settings, by name."""
+        """Fingerprints, by name, of everything that determines the scores, except the settings."""
         return {
             **{f"row {row.name}": row.identity for row in self.rows},
             **{f"tokenizer of row {row.name}": row.tokenizer_identity for row in self.rows if row.tokenizer},
@@ -146,7 +146,7 @@ class Comparison:
 
     @property
     def cells(self) -> list[Cell]:
-        """All cells, in the order they are computed: task by task, so that a first table is there early."""
+        """All cells in the order of computation: task by task, so that a first table is available early."""
         return [
             Cell(row.name, task.name, seed)
             for task in self.tasks
@@ -155,18 +155,18 @@ class Comparison:
         ]
 
     def run(self, progress: Progress = SILENT) -> dict[Cell, TaskScore]:
-        """Return the score of every cell: kept ones as they are, the others computed and kept.
+        """Return the score of each cell: stored scores unchanged, the others computed and stored.
 
-        A fine-tuning keeps a checkpoint an epoch, from which it goes on if it was killed.
+        Fine-tuning saves a checkpoint per epoch. If it is killed, the next run resumes from the checkpoint.
 
-        What goes wrong with a model is a score with a status; what the caller must put right is raised.
+        A failure of a model gives a score with a status. Errors that the caller must fix are raised.
 
         Args:
-            progress: Informed of every cell, its score, and the steps of fine-tuning.
+            progress: Receives each cell, its score, and the steps of fine-tuning.
 
         Raises:
-            KDNASError: If a teacher or corpus that a row is started from cannot be had, a library is missing, or the
-                store cannot be written.
+            KDNASError: If the teacher or corpus of a row cannot be loaded, a library is missing, or the store cannot be
+                written.
         """
         rows = {row.name: row for row in self.rows}
         tasks = {task.name: task for task in self.tasks}
@@ -175,7 +175,7 @@ class Comparison:
             row, score = rows[cell.row], self.store.get(cell)
             if score is None:
                 progress.begin(
-                    f"{row.title}, {cell.task}, seed {cell.seed} ({len(scores)} of {len(cells)} scores are there)"
+                    f"{row.title}, {cell.task}, seed {cell.seed} ({len(scores)} of {len(cells)} scores done)"
                 )
                 score = self._score(row, tasks[cell.task], cell, progress)
                 self.store.put(cell, score)
@@ -188,9 +188,9 @@ class Comparison:
         return scores
 
     def latencies(self, settings: LatencySettings) -> dict[str, Latency]:
-        """Return the latency of every row beside the teacher's; empty if there is no teacher.
+        """Return the latency of each row relative to the teacher; empty if there is no teacher.
 
-        Rows of one shape share a measurement.
+        Rows with the same model shape share one measurement.
 
         Raises:
             LatencyError: If the probe cannot be set up.

@@ -1,4 +1,4 @@
-"""Reading tasks: embedded ones, GLUE from folders in either of its layouts or from the hub, and one's own."""
+"""Reading tasks: embedded ones, GLUE from the hub or from folders in either layout, and the user's own tasks."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ HIGHEST_SIMILARITY = 5.0
 _HUB_FILES = ("parquet", "jsonl", "csv")
 
 _Row = tuple[str, Sequence[Any]]
-"""Where a row stands (for messages), and its texts and label."""
+"""Location of a row (for messages), and its texts and label."""
 
 
 def check_task(name: str) -> None:
-    """Check that a name is that of a task, or of what may be one's own.
+    """Check that a name is a known task or may be a source of the user's own task.
 
     Raises:
         KDNASError: If it is neither.
     """
     if name == EMBEDDING:
         raise KDNASError(
-            f"the task {name!r} has no labels that could be scored; it makes embedding models (kdnas run --task "
+            f"the task {name!r} has no labels to score; it makes embedding models (kdnas run --task "
             f"{name}, or kdnas distill RUN --task {name})"
         )
     if not is_own(name):
@@ -57,7 +57,7 @@ def check_task(name: str) -> None:
 
 
 def task_name(source: str) -> str:
-    """Return what a task is called that is read from a source: its own name, or that of a file, folder or dataset."""
+    """Return the name of the task that is read from a source: its own name, or that of the file, folder or dataset."""
     return source if source in TASKS else own_name(source)
 
 
@@ -65,17 +65,16 @@ def load_task(name: str, folder: str | os.PathLike[str] | None = None, own: OwnT
     """Read a task.
 
     Args:
-        name: One of :data:`kdnas_env.tasks.specs.TASKS`; or a file, a folder or a dataset of the hub with a task of
-            one's own, see :func:`kdnas_env.tasks.own.load_own`. The embedded tasks ``rotten_tomatoes`` and ``imdb``
-            need no folder.
-        folder: Folder of GLUE, either in the layout of the hub (``cola/train-*.parquet``; jsonl and csv will do too)
-            or in the original one (``CoLA/train.tsv``); None for the hub (``nyu-mll/glue``).
-        own: How a task of one's own is laid out.
+        name: One of :data:`kdnas_env.tasks.specs.TASKS`, or a file, folder or hub dataset with the user's own task, see
+            :func:`kdnas_env.tasks.own.load_own`. The embedded tasks ``rotten_tomatoes`` and ``imdb`` need no folder.
+        folder: Folder of GLUE, either in the hub's layout (``cola/train-*.parquet``, also jsonl and csv) or in the
+            original layout (``CoLA/train.tsv``); None for the hub (``nyu-mll/glue``).
+        own: Layout of the user's own task.
 
     Raises:
         KDNASError: If there is no such task.
-        CorpusError: If it is not in the folder, the hub cannot be reached, a split or a column is missing, a split is
-            empty, a text is not text or cannot be written in UTF-8, or a label is not one of the task's.
+        CorpusError: If it is not in the folder, the hub cannot be reached, a split or column is missing, a split is
+            empty, a text is not text or not valid UTF-8, or a label is unknown.
         DependencyError: If the task is an embedded one and the extra ``demo`` is not installed.
     """
     check_task(name)
@@ -100,19 +99,19 @@ def load_task(name: str, folder: str | os.PathLike[str] | None = None, own: OwnT
 def read_unlabelled(
     source: str | os.PathLike[str], spec: TaskSpec, samples: int, seed: int = 0
 ) -> tuple[tuple[str, ...], ...]:
-    """Read text of the domain of a task, without labels; rows without text are left out.
+    """Read texts for a task, without labels; rows without text are skipped.
 
     Args:
-        source: A file, a folder or a dataset of the hub, of which the training split is read, or an embedded corpus.
-        spec: The task. Its columns are read where the source has them, else the column that holds the text.
-        samples: At most so many rows are returned, drawn at random.
-        seed: Seed of the draw.
+        source: A file, folder or hub dataset, of which the training split is read, or an embedded corpus.
+        spec: The task. Its columns are read if the source has them, else the column that holds the text.
+        samples: Maximum number of rows; more are sampled at random.
+        seed: Seed of the sampling.
 
     Returns:
-        One sequence of texts a column of the task.
+        One sequence of texts per column of the task.
 
     Raises:
-        CorpusError: If the source cannot be read, or has not as many columns of text as the task.
+        CorpusError: If the source cannot be read, or has fewer text columns than the task.
         DependencyError: If it is an embedded corpus and the extra ``demo`` is not installed.
     """
     name = os.fspath(source)
@@ -164,7 +163,7 @@ def _fetch(spec: TaskSpec) -> Path:
     except Exception as error:
         raise CorpusError(
             f"task {spec.name!r}: the hub cannot be reached ({one_line(error)}) and no copy of {HUB} is cached; name a "
-            f"folder that holds GLUE, or take the task {EMBEDDED_TASK!r}"
+            f"folder that holds GLUE, or use the task {EMBEDDED_TASK!r}"
         ) from error
 
 
@@ -211,7 +210,7 @@ def _label(spec: TaskSpec, place: str, value: Any) -> float:
 
 
 def _hub_files(folder: Path, split: str) -> list[Path]:
-    """Return the files of a split in the layout of the hub; of all splits for an empty name."""
+    """Return the files of a split in the hub's layout; of all splits if the name is empty."""
     pattern = re.compile(rf"{re.escape(split) or '.*'}(-.*)?\.({'|'.join(_HUB_FILES)})")
     return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name))
 

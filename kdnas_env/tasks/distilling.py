@@ -1,4 +1,4 @@
-"""Task distillation: a student learns a task from its teacher, on labelled and on unlabelled text."""
+"""Task distillation: a student learns a task from the task's teacher, on labelled and unlabelled text."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from kdnas_env.tasks.training import Trained, set_dropout, train
 DISTILLED = "task distillation"
 
 STAGES = ("soft-labels", "labels")
-"""Trainings that follow each other: towards the teacher's outputs, then towards the labels too."""
+"""Consecutive training stages: on the teacher's outputs, then on the teacher's outputs and the labels."""
 
 Texts = Sequence[Sequence[str]]
-"""One list of texts a column."""
+"""One list of texts per column."""
 
 
 @dataclass(frozen=True)
 class TaskDistillationSettings(Settings):
-    """How a student learns a task.
+    """Settings of task distillation.
 
     Attributes:
-        temperature: What logits are divided by.
-        label_epochs: Passes over the labelled text at the end, in which labels count too; 0 for none.
-        label_weight: How much they count there; soft labels are the rest.
-        label_rate: Peak learning rate there, as a share of the first.
-        patience: Epochs without a better validation loss after which a stage ends.
-        dropout: Dropout of encoder and head while they learn; None for what they are configured with.
-        finetuning: All else; its epochs are passes over labelled and unlabelled text, on soft labels alone. The head is
-            the native one by default, so that transformers loads the student.
+        temperature: Divisor of the logits.
+        label_epochs: Epochs of the second stage, on labelled text with labels; 0 skips it.
+        label_weight: Weight of the labels in the second stage; the soft labels have the rest.
+        label_rate: Peak learning rate of the second stage, as a multiple of that of the first.
+        patience: Epochs without a better validation loss before a stage stops.
+        dropout: Dropout of encoder and head during the training; None for that of their configuration.
+        finetuning: All other settings; its epochs are passes of the first stage over labelled and unlabelled text, on
+            soft labels only. The head is ``native`` by default, so that transformers can load the student.
 
     Raises:
         KDNASError: If a value is out of range.
@@ -74,12 +74,12 @@ class TaskDistillationSettings(Settings):
 
 @dataclass(frozen=True, eq=False)
 class TaskDistillation:
-    """A student that learnt a task.
+    """A student that was trained on a task.
 
     Attributes:
         model: The student with its head, on its device.
-        score: How well it does; ``details`` hold the settings and the learning curve: of every epoch its stage, the
-            mean training loss, and loss and score on what is chosen on.
+        score: Its score; ``details`` hold the settings and the learning curve: for each epoch the stage, the mean
+            training loss, and the validation loss and score.
     """
 
     model: Classifier
@@ -101,28 +101,28 @@ def distil_task(
     on_stage: Callable[[str], object] = SILENT.begin,
     on_progress: OnProgress = SILENT.advance,
 ) -> TaskDistillation:
-    """Have a copy of an encoder learn a task from its teacher, and score it.
+    """Train a copy of an encoder on a task with the task's teacher, and score it.
 
-    First on the soft labels of the teacher, of labelled and unlabelled text; then on labelled text alone, where true
-    labels count too, at a lower rate. Each stage ends as it was after its epoch with the least loss on
-    :func:`kdnas_env.tasks.splits.choosing_splits`; nothing is chosen on what is scored. Holds
-    :func:`kdnas_env.support.cpu_lock.training_lock` epoch by epoch: call it outside of that.
+    The first stage uses the teacher's soft labels of labelled and unlabelled text. The second stage uses labelled text
+    only, with true labels too, at a lower learning rate. Each stage returns to its epoch with the lowest loss on the
+    validation split of :func:`kdnas_env.tasks.splits.choosing_splits`; no scored split is used for any choice. The
+    function holds :func:`kdnas_env.support.cpu_lock.training_lock` during each epoch, so call it outside this lock.
 
     Args:
         encoder: Encoder of transformers; it does not change.
         tokenizer: Its fast tokenizer.
         task: The task.
-        teacher: Its teacher.
-        settings: How; the defaults by default.
+        teacher: Teacher of the task.
+        settings: Settings; None for the defaults.
         seed: Seed of the head, dropout and the order of the samples.
-        unlabelled: Text of the domain, with as many columns as the task has; texts that are in an evaluated split, or
-            in the training split, are left out.
-        checkpoints: Folder for a checkpoint an epoch, of this distillation alone: when it was killed it goes on from
-            there, on the CPU to the same end. None to keep none.
-        cache_dir: Where soft labels are kept; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
-        on_labelling: Called with the texts that the teacher has labelled, where their labels were not kept.
-        on_stage: Called with the name of a stage, one of :data:`STAGES`, when it begins.
-        on_progress: Called after every step of a stage.
+        unlabelled: Texts of the domain, with as many columns as the task. Texts that occur in an evaluated split or in
+            the training split are skipped.
+        checkpoints: Folder for one checkpoint per epoch, used by this distillation only. A killed distillation resumes
+            from it; on the CPU the result is identical. None to save none.
+        cache_dir: Cache folder of soft labels; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
+        on_labelling: Called with the number of texts labelled by the teacher, unless the soft labels were cached.
+        on_stage: Called with the name of each stage, one of :data:`STAGES`, when it begins.
+        on_progress: Called after each training step.
 
     Raises:
         FloatingPointError: If the loss is not finite.
@@ -132,7 +132,7 @@ def distil_task(
         DependencyError: If evaluate or scikit-learn is missing.
     """
     settings = settings or TaskDistillationSettings()
-    task_metric(task.spec)  # Told now, not after the training.
+    task_metric(task.spec)  # Raises for missing libraries now, not after the training.
     began = time.perf_counter()
     training, choosing = choosing_splits(task)
     new = new_texts(task, unlabelled)
@@ -178,7 +178,7 @@ class _Stage:
 
 
 class _Student:
-    """A student while it learns: its model, and what it learns from."""
+    """A student during training: its model, and its training data."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class _Student:
         return stages
 
     def soft_labels(self, parts: Sequence[Texts], on_labelling: OnProgress) -> list[NDArray[np.float32]]:
-        """Return the teacher's soft labels of several parts of the text; of a part without texts there are none."""
+        """Return the teacher's soft labels for several parts of the text; empty for a part without texts."""
         done, total = 0, sum(len(texts[0]) for texts in parts)
         soft = []
         for texts in parts:
@@ -221,7 +221,7 @@ class _Student:
         return [{**example, "soft_labels": row.tolist()} for example, row in zip(examples, soft, strict=True)]
 
     def unlabelled_examples(self, texts: Texts, soft: NDArray[np.float32]) -> list[dict[str, Any]]:
-        """Return the same of text without labels, which are 0 and do not count."""
+        """Return the same for unlabelled texts, with placeholder labels of 0, which are not used."""
         if not texts[0]:
             return []
         labels = np.zeros((len(texts[0]), *self.task.train.labels.shape[1:]), dtype=self.task.train.labels.dtype)
@@ -256,14 +256,14 @@ class _Student:
 
 
 def new_texts(task: TaskData, unlabelled: Texts) -> tuple[list[str], ...]:
-    """Return unlabelled texts that are in no split of the task, each once.
+    """Return unlabelled texts that occur in no split of the task, without duplicates.
 
     Args:
         task: The task.
-        unlabelled: The texts, one list a column; none at all, or as many columns as the task has.
+        unlabelled: The texts, one list per column; empty, or as many columns as the task has.
 
     Raises:
-        KDNASError: If they have other columns than the task.
+        KDNASError: If they do not have as many columns as the task.
     """
     columns = len(task.spec.columns)
     if not unlabelled:

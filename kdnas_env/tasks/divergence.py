@@ -1,6 +1,6 @@
-"""How far a student's outputs on a task are from its teacher's: divergence, agreement, unexplained share.
+"""Difference between a student's and its teacher's outputs on a task: divergence, agreement, unexplained share.
 
-Outputs are logits, numbers or, for the task without labels, vectors of texts.
+Outputs are logits, numbers or, for the task without labels, embedding vectors of texts.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from kdnas_env.tasks.vector_scores import spearman
 
 @dataclass(frozen=True)
 class Departure:
-    """How far outputs are from a teacher's.
+    """Difference between outputs and those of a teacher.
 
     Attributes:
-        divergence: Mean Kullback-Leibler divergence from the soft labels (nats; summed over the classes where there may
-            be several); of numbers the mean squared error; of vectors 1 less the mean cosine.
-        reference: The same of a student that knows nothing: it answers with the mean soft label.
-        agreement: Share of the texts on which both decide alike; of numbers Pearson's correlation; of vectors
-            Spearman's correlation of the cosines of all pairs of texts.
+        divergence: Mean Kullback-Leibler divergence from the soft labels (nats; summed over classes in multi-label
+            tasks); for numbers the mean squared error; for vectors 1 minus the mean cosine.
+        reference: The divergence of a constant student, which always answers with the mean soft label.
+        agreement: Share of texts with equal decisions; for numbers Pearson's correlation; for vectors Spearman's
+            correlation of the cosines of all pairs of texts.
     """
 
     divergence: float
@@ -43,8 +43,8 @@ def departure(kind: str, logits: Tensor, soft_labels: Tensor) -> Departure:
 
     Args:
         kind: One of :data:`kdnas_env.tasks.specs.KINDS`, or ``embedding``.
-        logits: The student's, ``(samples, classes)``, numbers ``(samples,)``, or vectors ``(samples, width)``.
-        soft_labels: The teacher's, alike.
+        logits: The student's logits ``(samples, classes)``, numbers ``(samples,)``, or vectors ``(samples, width)``.
+        soft_labels: The teacher's, of the same shape.
 
     Raises:
         FloatingPointError: If the outputs are not finite.
@@ -65,12 +65,12 @@ def departure(kind: str, logits: Tensor, soft_labels: Tensor) -> Departure:
 
 
 def divergences(kind: str, logits: Tensor, soft_labels: Tensor) -> Tensor:
-    """Return the divergence of each sample from its soft label, ``(samples,)``, differentiable; for numbers its square.
+    """Return each sample's divergence from its soft label (squared error for numbers), ``(samples,)``, differentiable.
 
     Args:
         kind: One of :data:`kdnas_env.tasks.specs.KINDS`, or ``embedding``.
         logits: Logits ``(samples, classes)``, numbers ``(samples,)``, or vectors ``(samples, width)``.
-        soft_labels: Alike.
+        soft_labels: The teacher's, of the same shape.
     """
     if kind == REGRESSION:
         return (logits - soft_labels).square()
@@ -89,7 +89,7 @@ def divergences(kind: str, logits: Tensor, soft_labels: Tensor) -> Tensor:
 
 
 def ignorant(kind: str, soft_labels: Tensor) -> Tensor:
-    """Return the outputs of a student that answers with the mean soft label, alike."""
+    """Return the outputs of a constant student, which always answers with the mean soft label; same shape."""
     if kind == REGRESSION:
         return soft_labels.mean().expand_as(soft_labels)
     if kind == EMBEDDING:

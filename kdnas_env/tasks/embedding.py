@@ -1,8 +1,8 @@
-"""Embedding students: their vectors of texts imitate those of the teacher, in the teacher's own dimension.
+"""Embedding students: their text vectors imitate those of the teacher, with the same width.
 
-A student is a model of Sentence Transformers: encoder, mean over the tokens, a linear head to the width of the
-teacher's vectors, unit length. The head is solved in closed form; then all is trained on the cosine with the teacher's
-vectors.
+A student is a model of Sentence Transformers: encoder, mean pooling, a linear head to the width of the teacher's
+vectors, normalisation to unit length. The head is first solved in closed form. Then the whole model is trained on the
+cosine with the teacher's vectors.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from kdnas_env.tasks.vector_scores import NEAREST, EmbeddingScore, score_vectors
 from kdnas_env.tasks.vectors import BATCH_SIZE, EmbeddingTeacher, sentence_transformers_library, vectors
 
 STAGES = SOLVING, TRAINING, SCORING = "closed form", "training", "scoring"
-"""What follows when the teacher's vectors are there."""
+"""Stages after the teacher's vectors were computed."""
 
 _RIDGE = 1e-3
 _SOLVED_ON = 8192
@@ -44,19 +44,19 @@ _SOLVED_ON = 8192
 
 @dataclass(frozen=True)
 class EmbeddingSettings(Settings):
-    """How an embedding student is trained.
+    """Settings of the training of an embedding student.
 
     Attributes:
-        epochs: Passes over the text; 0 for the head in closed form alone.
+        epochs: Passes over the text; 0 uses only the head in closed form.
         batch_size: Texts per step.
         learning_rate: Peak learning rate of AdamW; None for
             :func:`kdnas_env.tasks.finetuning.default_learning_rate`.
-        warmup_fraction: Share of the steps over which it rises.
-        weight_decay: Of all but biases and norms.
-        max_length: Longest text in tokens; longer ones are cut.
-        heldout: Texts that are held out to choose the epoch, and as many others to score; of few texts a tenth, but no
-            fewer than 40.
-        patience: Epochs without improvement after which the training ends.
+        warmup_fraction: Share of the steps over which the learning rate rises.
+        weight_decay: Weight decay of all parameters except biases and norms.
+        max_length: Maximum length of a text in tokens; longer ones are truncated.
+        heldout: Number of texts held out to select the epoch, and again to score. For little text it is a tenth of it,
+            but at least 40.
+        patience: Epochs without improvement before the training stops.
 
     Raises:
         KDNASError: If a value is out of range.
@@ -81,24 +81,24 @@ class EmbeddingSettings(Settings):
         self.check_numbers("weight_decay", at_least=0)
 
     def held_out(self, texts: int) -> int:
-        """Return how many of some texts choose the epoch; as many others are scored."""
+        """Return how many texts are held out to select the epoch; the same number is scored."""
         return min(self.heldout, max(4 * NEAREST, texts // 10))
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingDistillation:
-    """A student that learnt to embed texts.
+    """A student that was trained to embed texts.
 
     Attributes:
         model: A ``SentenceTransformer``, in eval mode.
-        score: How its vectors compare with the teacher's.
-        closed_form: The same of the head in closed form alone, before the training; the student is left so if no epoch
-            is better.
-        curve: Of every epoch the mean training loss, and of the texts that choose the epoch the mean cosine and 1 less
+        score: Comparison of its vectors with the teacher's.
+        closed_form: The same for the head in closed form, before the training. If no epoch is better, the student keeps
+            this state.
+        curve: For each epoch the mean training loss, and on the texts that select the epoch the mean cosine and 1 minus
             Spearman's correlation.
-        texts: Texts that it was trained on.
-        seconds: Seconds that it took.
-        heldout: Texts that it was scored on.
+        texts: Number of training texts.
+        seconds: Duration in seconds.
+        heldout: The scored texts.
     """
 
     model: Any
@@ -124,21 +124,21 @@ def distil_embedder(
     on_stage: Callable[[str], object] = SILENT.begin,
     on_progress: OnProgress = SILENT.advance,
 ) -> EmbeddingDistillation:
-    """Have a student imitate the vectors of its teacher.
+    """Train a student to imitate the vectors of its teacher.
 
     Args:
         student: The student's encoder, loaded from its folder; it does not change.
-        teacher: What makes the vectors.
-        texts: Texts without labels; repeated ones count once.
-        settings: How; the defaults by default.
+        teacher: Computes the target vectors.
+        texts: Texts without labels; duplicates count once.
+        settings: Settings; None for the defaults.
         seed: Seed of the held-out texts, dropout, and the order of the texts.
-        device: Where to train; None for a GPU if there is one.
-        checkpoints: Folder for a checkpoint an epoch, of this training alone: when it was killed it goes on from there.
-            None to keep none.
-        cache_dir: Where the teacher's vectors are kept; None for the default.
-        on_vectors: Called with the texts whose vectors the teacher has computed, where they were not kept.
-        on_stage: Called with the name of a stage, one of :data:`STAGES`, when it begins.
-        on_progress: Called after every step of the training.
+        device: Device to train on; None for the first GPU, or the CPU if there is none.
+        checkpoints: Folder for one checkpoint per epoch, used by this training only. A killed training resumes from it.
+            None to save none.
+        cache_dir: Cache folder of the teacher's vectors; None for the default.
+        on_vectors: Called with the number of vectors that the teacher has computed, unless they were cached.
+        on_stage: Called with the name of each stage, one of :data:`STAGES`, when it begins.
+        on_progress: Called after each training step.
 
     Raises:
         FloatingPointError: If the loss is not finite.
@@ -187,7 +187,7 @@ def distil_embedder(
         on_stage(TRAINING)
         trained = train(learner, examples, pad_token, plan, checkpoints, on_progress, validate)
         if before["loss"] <= min(validation["loss"] for validation in trained.validations):
-            model.load_state_dict(start)  # Too few texts to train on can only make it worse.
+            model.load_state_dict(start)  # With too few texts, training can only make it worse.
         curve = tuple(
             {"epoch": epoch, "train_loss": loss, **validation}
             for epoch, (loss, validation) in enumerate(zip(trained.losses, trained.validations, strict=True), start=1)
@@ -201,12 +201,12 @@ def distil_embedder(
 
 
 def split_texts(texts: Sequence[str], settings: EmbeddingSettings, seed: int) -> tuple[list[str], list[str], list[str]]:
-    """Return texts to score, to choose the epoch by, and to train on.
+    """Split texts into those to score, to select the epoch, and to train on.
 
     Args:
-        texts: Texts; repeated ones count once.
-        settings: How many are held out.
-        seed: Seed of the draw.
+        texts: Texts; duplicates count once.
+        settings: Determines how many texts are held out.
+        seed: Seed of the split.
 
     Raises:
         KDNASError: If there are too few.
@@ -224,12 +224,12 @@ def split_texts(texts: Sequence[str], settings: EmbeddingSettings, seed: int) ->
 
 
 class _Imitation(nn.Module):
-    """A ``SentenceTransformer`` with its objective: 1 less the cosine with the teacher's vector."""
+    """A ``SentenceTransformer`` with its objective: 1 minus the cosine with the teacher's vector."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        set_dropout(model, 0.0)  # The teacher's vectors have no noise that the student could overfit to.
+        set_dropout(model, 0.0)  # The teacher's vectors are exact, so the student cannot overfit to noise in them.
 
     def forward(self, soft_labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
         made = self.model(inputs)["sentence_embedding"]

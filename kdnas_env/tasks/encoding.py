@@ -1,4 +1,4 @@
-"""From texts to batches, and from batches to pooled states."""
+"""Tokenising texts, batching, and pooling of states."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Example = dict[str, list[int]]
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """Return where models are run: the device of that name; by default the first GPU, or the CPU where there is none.
+    """Return the device to run models on; by default the first GPU, or the CPU if there is none.
 
     Raises:
         KDNASError: If there is no such device, or it is a GPU other than the first.
@@ -39,26 +39,26 @@ def resolve_device(name: str | None) -> torch.device:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Return the SHA-256 (hex) of what a fast tokenizer makes of texts."""
+    """Return the SHA-256 (hex) of a fast tokenizer's rules, so that equal ones give equal tokens."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    for name in ("truncation", "padding"):  # how it was used last
+    for name in ("truncation", "padding"):  # depend on the last call, not on the tokenizer
         content.pop(name, None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def encode(tokenizer: Any, split: Split, max_length: int) -> list[Example]:
-    """Tokenise a split; sentence pairs together, as one sequence with segments where the model has them.
+    """Tokenise a split. Sentence pairs become one sequence, with segment ids if the model uses them.
 
     Args:
         tokenizer: A fast tokenizer.
         split: Texts.
-        max_length: Longest sequence in tokens; longer ones are cut, and so is what the tokenizer does not allow.
+        max_length: Maximum sequence length in tokens; longer ones are truncated, also to the tokenizer's own limit.
 
     Returns:
-        For each sample the model's inputs, not padded.
+        The model's inputs for each sample, not padded.
 
     Raises:
-        KDNASError: If no text fits.
+        KDNASError: If ``max_length`` leaves no room for text.
     """
     longest = min(max_length, tokenizer.model_max_length)
     special = tokenizer.num_special_tokens_to_add(pair=len(split.texts) == 2)
@@ -91,11 +91,11 @@ def pad(examples: Sequence[Mapping[str, Sequence[int]]], pad_token_id: int) -> d
 
 
 class PooledEncoder(nn.Module):
-    """An encoder whose states are pooled to one vector a sequence.
+    """An encoder whose states are pooled to one vector per sequence.
 
     Args:
         encoder: Encoder of transformers.
-        pooling: ``mean`` over the real tokens, or ``cls`` for the first.
+        pooling: ``mean`` over the tokens without padding, or ``cls`` for the first token.
 
     Raises:
         KDNASError: If there is no such pooling.
@@ -109,7 +109,7 @@ class PooledEncoder(nn.Module):
 
     @property
     def width(self) -> int:
-        """Length of a pooled vector."""
+        """Width of a pooled vector."""
         return int(customary_values(self.encoder.config)["hidden_size"])
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -123,9 +123,9 @@ class PooledEncoder(nn.Module):
 
 
 def outputs(model: nn.Module, examples: Sequence[Example], pad_token_id: int, device: torch.device) -> Tensor:
-    """Return a model's output for every sample, in their order, on the CPU: ``(samples, ...)``.
+    """Return a model's output for each sample, in the original order, on the CPU: ``(samples, ...)``.
 
-    The model is put into eval mode and run on batches of samples of similar length.
+    This sets the model to eval mode and runs it on batches of samples of similar length.
     """
     batches = list(batches_of(examples))
     values = batch_outputs(model, examples, batches, pad_token_id, device)
@@ -142,7 +142,7 @@ def batch_outputs(
     pad_token_id: int,
     device: torch.device,
 ) -> Tensor:
-    """Return a model's output for some batches of samples, one after the other, on the CPU: ``(samples, ...)``."""
+    """Return a model's output for several batches of samples, concatenated, on the CPU: ``(samples, ...)``."""
     model.eval()
     values = []
     for samples in batches:
@@ -152,7 +152,7 @@ def batch_outputs(
 
 
 def batches_of(examples: Sequence[Example]) -> Iterator[NDArray[np.int64]]:
-    """Yield sample numbers, shortest first, so many that a padded batch has a bounded number of tokens."""
+    """Yield batches of sample indices, shortest samples first; the number of tokens per padded batch is bounded."""
     lengths = np.array([len(example["input_ids"]) for example in examples])
     order = np.argsort(lengths, kind="stable")
     start = 0

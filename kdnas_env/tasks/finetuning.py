@@ -30,22 +30,22 @@ _EPOCHS, _TINY_TASKS, _TINY_EPOCHS = 3, ("mrpc", "wnli"), 5
 
 @dataclass(frozen=True)
 class FinetuneSettings(Settings):
-    """How an encoder is fine-tuned.
+    """Settings of fine-tuning.
 
     Attributes:
         learning_rate: Peak learning rate of AdamW, which falls linearly to 0; None for
             :func:`default_learning_rate`.
         batch_size: Samples per step.
-        epochs: Passes over the training split; None for 3, and 5 on MRPC and WNLI (the values that transformers'
-            own examples report GLUE with).
-        max_length: Longest sequence in tokens; shorter where the tokenizer allows less.
-        pooling: What the head reads: the ``mean`` of the states of the real tokens, or that of the first, ``cls``, by
-            a linear layer; or ``native``, the head that transformers has for the encoder's family, so that transformers
-            loads the model.
-        dropout: Dropout of the head; inside of the encoder its own configuration decides.
+        epochs: Passes over the training split; None for 3, or 5 on MRPC and WNLI (as in the GLUE examples of
+            transformers).
+        max_length: Maximum sequence length in tokens; less if the tokenizer allows less.
+        pooling: Input of the linear head: the ``mean`` of the states of the tokens, or ``cls``, the state of the first
+            token; or ``native``, the head that transformers has for the encoder's family, so that transformers can load
+            the model.
+        dropout: Dropout of the head; the encoder uses the dropout of its configuration.
         warmup_fraction: Share of the steps over which the learning rate rises.
-        weight_decay: Of all but biases and norms.
-        device: Where to train; None for the first GPU, or the CPU where there is none.
+        weight_decay: Weight decay of all parameters except biases and norms.
+        device: Device to train on; None for the first GPU, or the CPU if there is none.
 
     Raises:
         KDNASError: If a value is out of range.
@@ -90,7 +90,7 @@ class FinetuneSettings(Settings):
         return Classifier(PooledHead(encoder, spec, self.pooling, self.dropout, seed), task_data)
 
     def plan(self, model: Classifier, task_data: TaskData, seed: int, device: torch.device) -> Plan:
-        """Return how a classifier is trained on a task."""
+        """Return the training plan of a classifier for a task."""
         return Plan(
             learning_rate=self.learning_rate or default_learning_rate(model.network.width),
             epochs=self.epochs or default_epochs(task_data.name),
@@ -106,10 +106,10 @@ class FinetuneSettings(Settings):
 
         Args:
             tasks: Names of the tasks.
-            settings: What is other for single tasks, each as ``TASK.NAME=VALUE``.
+            settings: Changes for single tasks, each as ``TASK.NAME=VALUE``.
 
         Raises:
-            KDNASError: If one is malformed, of no such task, given twice, unknown, or out of range.
+            KDNASError: If a setting is malformed, given twice, unknown or out of range, or its task is unknown.
         """
         changes: dict[str, dict[str, Any]] = {task: {} for task in tasks}
         for setting in settings:
@@ -120,7 +120,7 @@ class FinetuneSettings(Settings):
                     f"task setting {setting!r} is malformed; write it as TASK.NAME=VALUE, as in rte.epochs=10"
                 )
             if task not in changes:
-                raise KDNASError(f"task setting {setting!r} is of no task of this run; its tasks are {list(tasks)}")
+                raise KDNASError(f"task setting {setting!r} names no task of this run; its tasks are {list(tasks)}")
             if name in changes[task]:
                 raise KDNASError(f"task setting {task}.{name} is given twice; keep one of them")
             changes[task][name] = parse_value(value)
@@ -128,23 +128,22 @@ class FinetuneSettings(Settings):
 
 
 def default_learning_rate(hidden_size: int) -> float:
-    """Return the peak learning rate for encoders of a width: ``5e-5 * (768 / width) ** 2``, and 1e-3 at most.
+    """Return the peak learning rate for encoders of a width: ``min(5e-5 * (768 / width) ** 2, 1e-3)``.
 
-    At the width of BERT-base that is the highest of the rates that its authors search (Devlin et al. 2019,
-    arXiv:1810.04805, appendix A.3). How it rises towards small students was measured on the validation split of the
-    embedded task.
+    At the width of BERT-base, it is the highest rate that Devlin et al. search (2019, arXiv:1810.04805, appendix A.3).
+    The increase for smaller widths was measured on the validation split of the embedded task.
     """
     return min(_REFERENCE_RATE * (_REFERENCE_WIDTH / hidden_size) ** 2, _HIGHEST_RATE)
 
 
 def default_epochs(task: str) -> int:
-    """Return how often the training split of a task is passed over."""
+    """Return the default number of epochs for a task."""
     return _TINY_EPOCHS if task in _TINY_TASKS else _EPOCHS
 
 
 @dataclass(frozen=True, eq=False)
 class Finetuned:
-    """An encoder that was fine-tuned.
+    """The result of a fine-tuning.
 
     Attributes:
         model: The classifier, on its device.
@@ -165,7 +164,7 @@ def finetune(
     checkpoints: Path | None = None,
     on_progress: OnProgress = SILENT.advance,
 ) -> TaskScore:
-    """Fine-tune a copy of an encoder on a task, and score it after the last step; nothing is chosen on what is scored.
+    """Fine-tune a copy of an encoder on a task and score its final state; no scored split is used for any choice.
 
     See :func:`fit`, which takes the same arguments.
     """
@@ -200,19 +199,19 @@ def fit(
 ) -> Finetuned:
     """Fine-tune a copy of an encoder on the training split of a task.
 
-    Batches hold samples of similar length and are padded to their longest, in float32. The global random states are
-    as they were, and equal calls on the CPU (with equal threads) give equal models. Holds
-    :func:`kdnas_env.support.cpu_lock.training_lock` epoch by epoch: call it outside of that.
+    Batches hold samples of similar length, padded to the longest, in float32. The global random states are preserved.
+    Equal calls on the CPU with the same number of threads give equal models. The function holds
+    :func:`kdnas_env.support.cpu_lock.training_lock` during each epoch, so call it outside this lock.
 
     Args:
         encoder: Encoder of transformers; it does not change.
         tokenizer: Its fast tokenizer.
         task_data: The task.
-        settings: How it is fine-tuned.
+        settings: Settings of the fine-tuning.
         seed: Seed of the head, dropout and the order of the samples.
-        checkpoints: Folder for a checkpoint an epoch, of this fine-tuning alone: when it was killed it goes on from
-            there, on the CPU to the same end. None to keep none.
-        on_progress: Called after every step.
+        checkpoints: Folder for one checkpoint per epoch, used by this fine-tuning only. A killed fine-tuning resumes
+            from it; on the CPU the result is identical. None to save none.
+        on_progress: Called after each training step.
 
     Raises:
         FloatingPointError: If the loss is not finite.

@@ -1,4 +1,4 @@
-"""Encoders with a head: the head that transformers has for the encoder's family, or a linear one on pooled states."""
+"""Encoders with a head: the head of the encoder's family in transformers, or a linear head on pooled states."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from kdnas_env.tasks.specs import CLASSIFICATION, MULTI_LABEL, REGRESSION, TaskS
 
 NATIVE = "native"
 HEADS = (*POOLINGS, NATIVE)
-"""What an encoder gets for a task: a linear head on states that are pooled somehow, or its family's own head."""
+"""Types of heads: a linear head on states pooled in one of two ways, or the head of the encoder's family."""
 
 NUMBER = "score"
-"""Name of the output of a head that predicts a number."""
+"""Name of the output of a regression head."""
 
 PROBLEM_TYPES = {
     CLASSIFICATION: "single_label_classification",
     MULTI_LABEL: "multi_label_classification",
     REGRESSION: "regression",
 }
-"""What transformers calls the kinds of tasks."""
+"""Problem types of transformers for the kinds of tasks."""
 
 _INITIAL_RANGE = 0.02
 
 
 class _Layout(NamedTuple):
-    """Where the head of a family has its hidden layer and its output layer, and which field sets its dropout."""
+    """Names of the hidden and the output layer of a family's head, and of the configuration field of its dropout."""
 
     hidden: str
     output: str
@@ -56,7 +56,7 @@ _LAYOUTS = {
 
 
 class PooledHead(nn.Module):
-    """A copy of an encoder, its pooled states, dropout, and a linear layer.
+    """A copy of an encoder with pooling, dropout, and a linear layer.
 
     Args:
         encoder: Encoder of transformers.
@@ -86,10 +86,10 @@ class PooledHead(nn.Module):
 
 
 class NativeHead(nn.Module):
-    """An encoder with the head that transformers has for its family.
+    """An encoder with the head of its family in transformers.
 
     Args:
-        model: What ``AutoModelForSequenceClassification`` makes.
+        model: A model made by ``AutoModelForSequenceClassification``.
     """
 
     def __init__(self, model: Any) -> None:
@@ -103,7 +103,7 @@ class NativeHead(nn.Module):
 
     @property
     def output(self) -> nn.Linear:
-        """The last layer."""
+        """The output layer."""
         layer: nn.Linear = self.model.get_submodule(_layout(self.model.config.model_type).output)
         return layer
 
@@ -117,17 +117,17 @@ class NativeHead(nn.Module):
 def native_head(encoder: nn.Module, spec: TaskSpec, dropout: float, seed: int) -> NativeHead:
     """Return a copy of an encoder with a new head of its family.
 
-    The hidden layer of the head starts as the identity, so that the head reads the encoder's state of the first token
-    through the activation alone; the output layer is random.
+    The hidden layer of the head starts as the identity, so that the head initially sees the encoder's state of the
+    first token, passed only through the activation. The output layer is random.
 
     Args:
         encoder: Encoder of transformers.
-        spec: The task, which names the classes in the model's configuration.
+        spec: The task, whose class names go into the model's configuration.
         dropout: Dropout of the head.
         seed: Seed of the output layer.
 
     Raises:
-        KDNASError: If the head of the encoder's family is not known, or the encoder has no layers.
+        KDNASError: If the head of the encoder's family is unknown, or the encoder has no layers.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -146,7 +146,7 @@ def native_head(encoder: nn.Module, spec: TaskSpec, dropout: float, seed: int) -
     setattr(config, layout.dropout, dropout)
     with preserved_rng(), quiet_transformers():
         model: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    # A pooler is part of the head.
+    # The pooler belongs to the head, so it keeps its new weights.
     own = {name: tensor for name, tensor in model.base_model.state_dict().items() if name.startswith(POOLER)}
     weights = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith(POOLER)}
     model.base_model.load_state_dict(own | weights)
@@ -160,14 +160,14 @@ def native_head(encoder: nn.Module, spec: TaskSpec, dropout: float, seed: int) -
 
 
 def load_classifier(folder: str | os.PathLike[str]) -> Any | None:
-    """Load a model with a classification head: from safetensors alone, running no code of it.
+    """Load a model with a classification head, from safetensors only and without running its code.
 
     Args:
-        folder: Folder in hub layout.
+        folder: Folder in the hub's layout.
 
     Returns:
-        What ``AutoModelForSequenceClassification`` makes, float32, on the CPU, in eval mode, without gradients; None if
-        weights of its head or encoder are missing.
+        The model of ``AutoModelForSequenceClassification``, float32, on the CPU, in eval mode, without gradients; None
+        if weights of its head or encoder are missing.
     """
     from transformers import AutoModelForSequenceClassification
 

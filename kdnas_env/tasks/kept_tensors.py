@@ -1,4 +1,4 @@
-"""A cache of tensors: a file with a checksum, which is mapped into memory when it is read."""
+"""A cache of tensors on disk. Each file has a checksum, and is memory-mapped when read."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def kept_tensors(
     make: Callable[[], tuple[Tensors, Any]],
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> tuple[Tensors, Any]:
-    """Return tensors that are kept under a name; if they are not there, or damaged, make and keep them.
+    """Return cached tensors; if they are missing or damaged, compute and store them.
 
     Args:
-        name: What they are, with the fingerprint of all that they depend on.
+        name: Name of the file, including a fingerprint of everything that the tensors depend on.
         make: Returns the tensors, and a record of plain data.
-        cache_dir: Where they are kept; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
+        cache_dir: Cache folder; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
     """
     return kept(f"{name}.safetensors", _read, make, _write, folder=_folder(cache_dir))
 
 
 def drop_tensors(prefix: str, cache_dir: str | os.PathLike[str] | None = None) -> None:
-    """Remove what is kept under names that begin alike, where the folder can be written.
+    """Remove cached files and folders with a name prefix, if the folder can be written.
 
     Args:
-        prefix: How the names begin.
+        prefix: Beginning of the names.
         cache_dir: See :func:`kept_tensors`.
     """
     with suppress(OSError):
@@ -61,14 +61,14 @@ def drop_tensors(prefix: str, cache_dir: str | os.PathLike[str] | None = None) -
 
 
 def unfinished_folder(name: str, cache_dir: str | os.PathLike[str] | None = None) -> Path | None:
-    """Return a folder for what is done of long work, with what an earlier process left that was stopped.
+    """Return a folder for the intermediate results of long work, including those of an interrupted earlier process.
 
     Args:
-        name: What is worked on, with the fingerprint of all that it depends on.
+        name: Name of the work, including a fingerprint of everything that it depends on.
         cache_dir: See :func:`kept_tensors`.
 
     Returns:
-        The folder, for :func:`drop_unfinished` once what was made is kept; None where none can be made.
+        The folder, to be removed by :func:`drop_unfinished` once the result is stored; None if it cannot be created.
     """
     folder = _unfinished(name, cache_dir)
     try:
@@ -79,7 +79,7 @@ def unfinished_folder(name: str, cache_dir: str | os.PathLike[str] | None = None
 
 
 def drop_unfinished(name: str, cache_dir: str | os.PathLike[str] | None = None) -> None:
-    """Remove the folder of work that is finished; the arguments are those of :func:`unfinished_folder`."""
+    """Remove the folder of finished work; the arguments are those of :func:`unfinished_folder`."""
     shutil.rmtree(_unfinished(name, cache_dir), ignore_errors=True)
 
 
@@ -92,7 +92,7 @@ def _folder(cache_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def _write(made: tuple[Tensors, Any], path: Path) -> None:
-    # Copies, since safetensors refuses tensors that share memory, such as the tied embeddings of T5.
+    # Copies, because safetensors refuses tensors that share memory, such as the tied embeddings of T5.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in made[0].items()
     }
@@ -105,7 +105,7 @@ def _read(path: Path) -> tuple[Tensors, Any]:
     try:
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
         if metadata["crc32"] == str(_checksum(tensors)):
             return tensors, parse_json(metadata["record"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:

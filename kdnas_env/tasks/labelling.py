@@ -1,4 +1,4 @@
-"""Outputs of a task's teacher for many texts: chunk by chunk, with progress, so that a killed labelling goes on."""
+"""Labelling texts with a task's teacher, in chunks that are stored, so that an interrupted labelling can resume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kdnas_env.support.progress import OnProgress
 from kdnas_env.tasks.encoding import Example, batch_outputs, batches_of
 
 CHUNK_SAMPLES = 512
-"""Samples after which what was computed is kept."""
+"""Number of samples after which results are stored."""
 
 
 def mean_outputs(
@@ -31,15 +31,15 @@ def mean_outputs(
 ) -> NDArray[np.float32]:
     """Return the mean of the outputs of several models, float32 ``(samples, ...)``.
 
-    The batches are those of :func:`kdnas_env.tasks.encoding.outputs`, so that the outputs are, too, also where a
-    labelling goes on. Holds :func:`kdnas_env.support.cpu_lock.training_lock` chunk by chunk.
+    The batches are those of :func:`kdnas_env.tasks.encoding.outputs`, so the results are identical, even if the
+    labelling was interrupted. The function holds :func:`kdnas_env.support.cpu_lock.training_lock` during each chunk.
 
     Args:
         members: The models.
         examples: Their inputs.
         pad_token_id: Id of the token to pad with.
-        unfinished: Folder of the chunks that are done, of this labelling alone; None to keep none.
-        on_progress: Called with the samples that are done after each chunk.
+        unfinished: Folder for finished chunks, used by this labelling only; None to store none.
+        on_progress: Called after each chunk with the number of finished samples.
 
     Raises:
         FloatingPointError: If an output is not finite.
@@ -53,7 +53,7 @@ def mean_outputs(
         for place, chunk in enumerate(chunks):
             samples = np.concatenate(chunk)
             file = None if unfinished is None else unfinished / f"{number}-{place}.npy"
-            values = kept_chunk(file, len(samples), partial(_computed, member, examples, chunk, pad_token_id))
+            values = kept_chunk(file, len(samples), partial(_compute_outputs, member, examples, chunk, pad_token_id))
             if outputs is None:
                 outputs = np.empty((len(examples), *values.shape[1:]), dtype=np.float32)
             outputs[samples] = values
@@ -66,15 +66,15 @@ def mean_outputs(
 
 
 def kept_chunk(file: Path | None, samples: int, compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return what a chunk holds, float32 ``(samples, ...)``; computed and kept if its file is not there, or damaged.
+    """Return the values of a chunk, float32 ``(samples, ...)``; compute and store them if missing or damaged.
 
     Args:
-        file: The file; None to keep nothing.
-        samples: Number of its samples.
-        compute: Computes it.
+        file: The file; None to store nothing.
+        samples: Number of samples in the chunk.
+        compute: Computes the values.
 
     Raises:
-        RunError: If it cannot be written.
+        RunError: If the file cannot be written.
     """
     values = None if file is None else _read(file, samples)
     if values is None:
@@ -97,7 +97,7 @@ def corpus_examples(corpus: Corpus, samples: NDArray[np.int64]) -> list[Example]
     return examples
 
 
-def _computed(
+def _compute_outputs(
     member: nn.Module, examples: Sequence[Example], chunk: Sequence[NDArray[np.int64]], pad_token_id: int
 ) -> NDArray[np.float32]:
     with training_lock():
@@ -109,20 +109,20 @@ def _computed(
 
 
 def _chunks(examples: Sequence[Example]) -> list[list[NDArray[np.int64]]]:
-    """Group the batches into chunks of some hundred samples."""
+    """Group the batches into chunks of at least ``CHUNK_SAMPLES`` samples."""
     chunks: list[list[NDArray[np.int64]]] = []
-    held = CHUNK_SAMPLES
+    size = CHUNK_SAMPLES
     for batch in batches_of(examples):
-        if held >= CHUNK_SAMPLES:
+        if size >= CHUNK_SAMPLES:
             chunks.append([])
-            held = 0
+            size = 0
         chunks[-1].append(batch)
-        held += len(batch)
+        size += len(batch)
     return chunks
 
 
 def _read(file: Path, samples: int) -> NDArray[np.float32] | None:
-    """Return what a chunk holds; None if it is not there, or damaged."""
+    """Return the values in a chunk's file; None if it is missing or damaged."""
     with suppress(OSError, ValueError, EOFError):
         values: NDArray[np.float32] = np.load(file, allow_pickle=False)
         if values.dtype == np.float32 and len(values) == samples and np.isfinite(values).all():

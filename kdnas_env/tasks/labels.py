@@ -1,4 +1,4 @@
-"""Labels as people write them: names, numbers, booleans, lists, or several columns of 0 and 1."""
+"""Parsing labels: names, numbers, booleans, lists, or several columns of 0 and 1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdnas_env.support.untrusted import shown
 from kdnas_env.tasks.specs import CLASSIFICATION, MULTI_LABEL, REGRESSION
 
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "score", "similarity")
-"""Names of columns that are taken for the label, in this order."""
+"""Names of label columns, in order of preference."""
 
 _TRUTH = {"false": 0, "true": 1}
 _BITS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, **_TRUTH}
@@ -24,14 +24,14 @@ _BITS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, **_TRUTH}
 
 @dataclass(frozen=True)
 class Labels:
-    """What the labels of a task mean.
+    """Meaning of a task's labels.
 
     Attributes:
         kind: Kind of the task.
-        names: Names of the classes in the order of their numbers; empty for numbers.
-        columns: Columns that they stand in.
-        numbered: What numbers stand for, where a source knows.
-        lone: Classes with a single sample to train on, from which nothing can be learnt.
+        names: Names of the classes in the order of their numbers; empty for regression.
+        columns: Label columns.
+        numbered: Class names that numbers refer to, if the source defines them.
+        lone: Classes with a single training sample, which cannot be learned.
     """
 
     kind: str
@@ -49,31 +49,35 @@ class Labels:
         names: Sequence[str] = (),
         kind: str | None = None,
     ) -> Labels:
-        """Infer what labels mean.
+        """Infer the meaning of labels.
 
         Args:
             task: Name of the task, for messages.
-            rows: Labels of the training split, one or several a row, none of them missing.
-            columns: Their columns.
-            names: What numbers stand for, where that is known.
-            kind: Kind of the task; None for what the labels look like.
+            rows: Labels of the training split, one or several per row, none missing.
+            columns: The label columns.
+            names: Class names that numbers refer to, if known.
+            kind: Kind of the task; None to infer it.
 
         Raises:
-            CorpusError: If they fit no kind, or there is but one class.
+            CorpusError: If the labels do not fit a kind, or there is only one class.
         """
         first = [row[0] for row in rows]
         several = len(columns) > 1
         kind = kind or (MULTI_LABEL if several or _is_list(first[0]) else _kind_of(first, names))
         if several and kind != MULTI_LABEL:
-            raise CorpusError(f"task {task!r}: {len(columns)} label columns make no {kind}; name one, or another kind")
+            raise CorpusError(
+                f"task {task!r}: {len(columns)} label columns do not fit {kind!r}; name one, or another kind"
+            )
         if kind == REGRESSION:
             return cls(kind, (), tuple(columns))
         if several:
             return cls(kind, tuple(columns), tuple(columns))
         if kind == MULTI_LABEL and not all(_is_list(value) for value in first):
-            raise CorpusError(f"task {task!r}: label {columns[0]!r} is no list; give lists, or several columns of 0, 1")
+            raise CorpusError(f"task {task!r}: label {columns[0]!r} is not a list; give lists, or columns of 0 and 1")
         if kind == CLASSIFICATION and any(_is_list(value) for value in first):
-            raise CorpusError(f"task {task!r}: label {columns[0]!r} is a list, which makes no {kind}; leave kind out")
+            raise CorpusError(
+                f"task {task!r}: label {columns[0]!r} is a list, which does not fit {kind!r}; leave kind out"
+            )
         counts = Counter(_name(value, names) for row in first for value in (row if kind == MULTI_LABEL else [row]))
         lone = {name for name, count in counts.items() if count == 1} if kind == CLASSIFICATION else set()
         classes = [name for name in (names or _in_order(counts)) if name in counts and name not in lone]
@@ -81,25 +85,25 @@ class Labels:
             beside = f", beside {len(lone)} with one sample" if lone else ""
             raise CorpusError(
                 f"task {task!r} has one class in column {columns[0]!r}: {shown(classes)}{beside}; two are needed. "
-                "If the labels are numbers, not classes, say kind='regression'"
+                "If the labels are numbers, not classes, set kind='regression'"
                 if classes
                 else f"task {task!r}: no class in column {columns[0]!r} has two samples; "
-                "if these are numbers, say kind='regression'"
+                "if these are numbers, set kind='regression'"
             )
         return cls(kind, tuple(classes), tuple(columns), tuple(names), frozenset(lone))
 
     def is_lone(self, label: tuple[Any, ...]) -> bool:
-        """Whether a row is of a class with a single sample."""
+        """Return whether a row belongs to a class with a single training sample."""
         return bool(self.lone) and _name(label[0], self.numbered) in self.lone
 
     def encode(self, rows: Sequence[tuple[str, tuple[Any, ...]]]) -> NDArray[Any]:
-        """Return labels as an array: see :class:`kdnas_env.tasks.specs.Split`.
+        """Return labels as an array; see :class:`kdnas_env.tasks.specs.Split`.
 
         Args:
-            rows: Where each row stands (for messages), and its label.
+            rows: Location of each row (for messages), and its label.
 
         Raises:
-            CorpusError: If a label is not of the task's kind, or not known.
+            CorpusError: If a label is unknown or does not fit the task's kind.
         """
         if self.kind == REGRESSION:
             return np.array([_number_at(place, label[0]) for place, label in rows], dtype=np.float64)
@@ -119,13 +123,13 @@ class Labels:
         name = _name(value, self.numbered)
         if name not in numbers:
             raise CorpusError(
-                f"{place}: label {shown(value)} is not among those that are trained on, {shown(list(self.names))}"
+                f"{place}: label {shown(value)} is not a label of the training split, {shown(list(self.names))}"
             )
         return numbers[name]
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a label is none: nothing, an empty text, or no number."""
+    """Return whether a label is missing: None, an empty text, or NaN."""
     return value is None or (isinstance(value, str) and not value.strip()) or value != value
 
 
@@ -141,7 +145,7 @@ def _kind_of(values: Sequence[Any], names: Sequence[str]) -> str:
 
 
 def as_number(value: Any) -> float:
-    """Return a label as a number; NaN for all that is none, truth values included."""
+    """Return a label as a number; NaN if it is not a number, also for booleans."""
     try:
         return math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -163,7 +167,7 @@ def _bit(place: str, value: Any) -> int:
 
 
 def _name(value: Any, names: Sequence[str]) -> str:
-    """Return the name of a class: whole numbers alike however they are written, booleans in lower case."""
+    """Return the name of a class. Equal whole numbers get the same name (1, 1.0, "1"); booleans are in lower case."""
     if names and isinstance(value, int) and 0 <= value < len(names):
         return names[value]
     text = str(value).strip()
@@ -174,7 +178,7 @@ def _name(value: Any, names: Sequence[str]) -> str:
 
 
 def _in_order(classes: Iterable[str]) -> list[str]:
-    """Sort names of classes: numbers by their size, names by their letters."""
+    """Sort class names: numbers by value first, then texts alphabetically."""
 
     def place(name: str) -> tuple[int, float, str]:
         number = as_number(name)

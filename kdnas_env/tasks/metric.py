@@ -1,7 +1,7 @@
-"""The metrics of a task as one metric of ``evaluate``; it needs no network.
+"""The metrics of a task as one metric of ``evaluate``; it works offline.
 
-A metric takes weights, so that its bootstrap interval costs a few products of matrices: a sample that is drawn twice
-weighs two. Metrics of scikit-learn and SciPy, which these equal, would be called a thousand times for each interval.
+Metrics accept weights, so that a bootstrap interval costs only a few matrix products: a sample drawn twice has weight
+2. The results equal those of scikit-learn and SciPy, which would need a thousand calls per interval.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _CHUNK = 2_000_000
 
 
 class TaskMetric(evaluate.Metric):  # type: ignore[misc]
-    """The metrics of one task; of GLUE's tasks those of Wang et al. 2019 (arXiv:1804.07461).
+    """The metrics of one task; for GLUE tasks those of Wang et al. 2019 (arXiv:1804.07461).
 
-    A metric that is not defined, because predictions or references do not vary, is 0.
+    An undefined metric, because predictions or references are constant, is 0.
 
     Args:
-        spec: What the task is.
+        spec: The task.
     """
 
     def __init__(self, spec: TaskSpec) -> None:
         self.spec = spec
-        # evaluate makes a folder for files that it does not write when it keeps all in memory.
+        # evaluate creates a cache folder, but writes no files with keep_in_memory.
         with scratch_folder("metric") as scratch:
             super().__init__(config_name=spec.kind, keep_in_memory=True, seed=0, cache_dir=str(scratch))
 
@@ -76,12 +76,12 @@ class TaskMetric(evaluate.Metric):  # type: ignore[misc]
     def draws(
         self, predictions: NDArray[Any], references: NDArray[Any], *, repetitions: int = 1000, seed: int = 0
     ) -> dict[str, Floats]:
-        """Return each metric of samples that are drawn again, ``(repetitions,)``; an equal seed draws equal samples.
+        """Return each metric on bootstrap samples, ``(repetitions,)``; equal seeds draw equal samples.
 
         Args:
-            predictions: What was predicted.
-            references: What is right.
-            repetitions: How often the samples are drawn.
+            predictions: The predictions.
+            references: The labels.
+            repetitions: Number of bootstrap samples.
             seed: Seed of the draws.
         """
         rng, samples = np.random.default_rng(seed), len(references)
@@ -110,7 +110,7 @@ def _f1(references: NDArray[Any], predictions: NDArray[Any], weights: Floats) ->
 
 
 def _f1_macro(references: NDArray[Any], predictions: NDArray[Any], weights: Floats) -> Floats:
-    """Return the mean F1 of the classes; one that is neither annotated nor predicted in a draw is none of it."""
+    """Return the mean F1 over classes; in each draw, classes neither annotated nor predicted are left out."""
     both, annotated, predicted = _counts(*_indicators(references, predictions), weights)
     counted = annotated + predicted > 0
     return _ratio((_ratio(2 * both, annotated + predicted) * counted).sum(1), counted.sum(1).astype(np.float64))
@@ -125,7 +125,7 @@ def _matthews(references: NDArray[Any], predictions: NDArray[Any], weights: Floa
 
 
 def _pearson(references: NDArray[Any], predictions: NDArray[Any], weights: Floats) -> Floats:
-    """Return the correlation of values ``(samples,)``, or of those of each draw, ``(draws, samples)``."""
+    """Return the correlation of values, ``(samples,)`` or per draw ``(draws, samples)``."""
     total = weights.sum(1, keepdims=True)
     first, second = (
         values - (weights * values).sum(1, keepdims=True) / total
@@ -133,7 +133,7 @@ def _pearson(references: NDArray[Any], predictions: NDArray[Any], weights: Float
     )
     covariance = (weights * first * second).sum(1)
     spreads = [np.sqrt((weights * centred**2).sum(1)) for centred in (first, second)]
-    # Differences that rounding makes are no variation.
+    # Differences within rounding error count as constant.
     vary = [
         spread > 1e-9 * (1 + np.abs(values).max())
         for spread, values in zip(spreads, (references, predictions), strict=True)
@@ -146,8 +146,8 @@ def _spearman(references: NDArray[Any], predictions: NDArray[Any], weights: Floa
 
 
 def _ranks(values: NDArray[Any], weights: Floats) -> Floats:
-    """Return the mean rank of each value in each draw, ``(draws, samples)``; ties have the mean of theirs."""
-    # Differences that rounding makes are ties.
+    """Return the rank of each value in each draw, ``(draws, samples)``; ties get their mean rank."""
+    # Differences within rounding error count as ties.
     coarse = np.round(values.astype(np.float64), 9 - int(np.ceil(np.log10(1 + np.abs(values).max()))))
     distinct, place = np.unique(coarse, return_inverse=True)
     order = np.argsort(place, kind="stable")
@@ -158,7 +158,7 @@ def _ranks(values: NDArray[Any], weights: Floats) -> Floats:
 
 
 def _indicators(references: NDArray[Any], predictions: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return which sample is of which class, bool ``(samples, classes)``."""
+    """Return the classes of each sample as bool ``(samples, classes)``."""
     if references.ndim == 2:
         return references == 1, predictions == 1
     classes = np.union1d(references, predictions)
@@ -166,7 +166,7 @@ def _indicators(references: NDArray[Any], predictions: NDArray[Any]) -> tuple[ND
 
 
 def _counts(annotated: NDArray[Any], predicted: NDArray[Any], weights: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return how many samples of each draw are both, annotated, and predicted; of each class where there are more."""
+    """Return the weighted counts in each draw of: both, annotated, predicted; per class if there are several."""
     both, references, predictions = (
         weights @ marks.astype(np.float64) for marks in (annotated & predicted, annotated, predicted)
     )
@@ -174,7 +174,7 @@ def _counts(annotated: NDArray[Any], predicted: NDArray[Any], weights: Floats) -
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """Divide; 0 where there is nothing to divide by."""
+    """Divide; 0 where the denominator is not positive."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
@@ -186,4 +186,4 @@ METRICS: dict[str, Callable[[NDArray[Any], NDArray[Any], Floats], Floats]] = {
     "pearson": _pearson,
     "spearman": _spearman,
 }
-"""Metrics by name: of references, predictions and weights ``(draws, samples)``, for each draw."""
+"""Metrics by name. Each takes references, predictions and weights ``(draws, samples)``; it returns a value per draw."""

@@ -1,4 +1,4 @@
-"""A task of one's own: texts and labels from files, folders and the hub, checked, cleaned and split."""
+"""The user's own task: texts and labels from files, folders or the hub, checked, cleaned and split."""
 
 from __future__ import annotations
 
@@ -41,47 +41,47 @@ _METRICS = {
     MULTI_LABEL: (("f1_macro",), ("accuracy",)),
     REGRESSION: (("pearson", "spearman"), ()),
 }
-"""Metrics that make the score of a kind of task, and metrics that are reported beside it."""
+"""Metrics that make up the score of each kind of task, and metrics that are only reported."""
 
 _NO_LABEL, _NO_TEXT, _LONE = "rows_without_label", "rows_without_text", "rows_of_classes_with_one_sample"
 _STANDS_LATER = "rows_that_stand_in_a_later_split"
 
 REPEATED = "train_rows_that_repeat_an_earlier_one"
-"""What texts are called, in the preparation of a task, that stand twice among those to train on, which are kept."""
+"""Key, in the preparation of a task, of the number of duplicate training texts; duplicates are kept."""
 
 
 @dataclass(frozen=True)
 class OwnTask(TableLayout, Settings):
-    """How a task of your own is laid out.
+    """Layout of your own task.
 
     Raises:
         KDNASError: If a value is out of range.
     """
 
     text_columns: tuple[str, ...] = ()
-    """The column with the text, or two for pairs; found if not given."""
+    """The column with the text, or two for pairs; detected by default."""
     label_column: tuple[str, ...] = ()
-    """The column with the label, or several of 0 and 1, one a class; found if not given."""
+    """The column with the label, or several columns of 0 and 1, one per class; detected by default."""
     kind: Literal["classification", "multi-label", "regression"] | None = None
-    """What is asked for; by default what the labels look like: whole numbers, names and booleans are classes, lists and
-    several columns are several classes, other numbers are numbers. Say regression where numbers are whole."""
+    """Kind of the task; inferred from the labels by default: whole numbers, names and booleans are classes, lists and
+    several columns are multi-label, other numbers are regression. Set ``regression`` if the numbers are whole."""
     train_split: str = TRAIN
-    """Split to train on, where there are several."""
+    """Split to train on, if there are several."""
     validation_split: str | None = None
-    """Split to validate on; by default validation, where there is one."""
+    """Split to validate on; by default ``validation``, if it exists."""
     test_split: str | None = None
-    """Split to test on; by default test, where there is one."""
+    """Split to test on; by default ``test``, if it exists."""
     validation_file: str | None = None
-    """File or folder with what is validated on, instead of a split."""
+    """File or folder to validate on, instead of a split."""
     test_file: str | None = None
-    """File or folder with what is tested on, instead of a split."""
+    """File or folder to test on, instead of a split."""
     validation_fraction: float = 0.1
-    """Share of what is trained on that is validated on instead, where there is no split for that."""
+    """Share of the training split to validate on, if there is no validation split."""
     test_fraction: float = 0.1
-    """Share of what is trained on that is tested on instead, where there is no split for that; with 0 models are scored
-    on what is validated on."""
+    """Share of the training split to test on, if there is no test split; with 0, models are scored on the validation
+    split."""
     split_seed: int = 0
-    """Seed of the splits that are drawn, in which classes keep their proportions."""
+    """Seed of the drawn splits, in which classes keep their proportions."""
     config_name: str | None = None
     """Configuration of the dataset, if it has several."""
 
@@ -102,36 +102,36 @@ class OwnTask(TableLayout, Settings):
 
     @property
     def layout(self) -> TextLayout:
-        """How its local files are laid out."""
+        """Layout of its local files."""
         return TextLayout(**{field.name: getattr(self, field.name) for field in fields(TableLayout)})
 
 
 def is_own(source: str) -> bool:
-    """Whether a name may stand for a task of one's own: a path that is there, or a name of a file or of the hub."""
+    """Return whether a name may be a source of a user's own task: an existing path, a file name or a hub name."""
     there = os.path.exists(expanded(source)) or "/" in source or suffix_of(Path(source)) != ""
     return there and source not in TASKS
 
 
 def load_own(source: str | os.PathLike[str], settings: OwnTask) -> TaskData:
-    """Read a task of one's own.
+    """Read a user's own task.
 
-    Rows without a label or text are dropped and counted, and so are those of classes with one sample to train on, and
-    texts to train on that are validated or tested on (or to validate on that are tested on); letters' case aside.
-    Texts that stand twice among those to train on are kept, and counted.
+    Rows without a label or text, and rows of classes with a single training sample, are dropped and counted. Training
+    texts that also occur in the validation or test split, and validation texts that also occur in the test split, are
+    dropped and counted too; case is ignored. Duplicate training texts are kept and counted.
 
     Args:
-        source: A file (CSV, TSV, JSONL, JSON, parquet), a folder with a file a split, or a dataset of the hub.
-        settings: How it is laid out.
+        source: A file (CSV, TSV, JSONL, JSON, Parquet), a folder with one file per split, or a hub dataset.
+        settings: Layout of the task.
 
     Raises:
-        TaskDataError: If it is not there or cannot be read; a column or split is missing; a text is no text; a label is
-            not of the task's kind or, in a later split, not known; or there is but one class.
+        TaskDataError: If it does not exist or cannot be read; a column or split is missing; a text is not text; a label
+            does not fit the task's kind or is unknown in a later split; or there is only one class.
     """
     try:
         return _loaded(os.fspath(source), settings)
     except TaskDataError:
         raise
-    except CorpusError as error:  # of whatever reads files, which does not know that they are of a task
+    except CorpusError as error:  # general file readers do not know that the file belongs to a task
         raise TaskDataError(re.sub("^corpus (?=file|folder|')", "task ", str(error))) from error
 
 
@@ -151,7 +151,7 @@ def _loaded(name: str, settings: OwnTask) -> TaskData:
                 wanted = (*text_columns, *label_columns)
                 rows = list(_usable(opened.rows(split, wanted), len(text_columns), names, dropped))
             if not rows and role != TRAIN and getattr(settings, f"{role}_split") is None:
-                continue  # what the hub tests on may have no labels
+                continue  # test splits on the hub may have no labels
             if not rows:
                 raise TaskDataError(f"task {name!r}: split {split!r} holds no row with a text and a label")
             if labels is None:
@@ -195,7 +195,7 @@ def _loaded(name: str, settings: OwnTask) -> TaskData:
 
 
 def own_name(source: str) -> str:
-    """Return what a task is called, also in names of files."""
+    """Return the name of a task, which is also used in file names."""
     path = Path(source)
     stem = path.name[: -len("".join(path.suffixes))] if suffix_of(path) else path.name
     return re.sub(r"[^\w.-]+", "_", stem).strip(".") or "task"
@@ -215,7 +215,7 @@ def _train_split(name: str, records: Records, settings: OwnTask) -> str:
 def _split_of(
     records: Records, split: str | None, role: str, settings: OwnTask
 ) -> Iterator[tuple[Records, str | None]]:
-    """Yield where a split is read from, and its name there; None if there is none."""
+    """Yield the records that hold a split, and its name there; None if there is no such split."""
     file, asked = getattr(settings, f"{role}_file", None), getattr(settings, f"{role}_split")
     if split is not None or file is None:
         source = split or asked or (role if role in records.splits else None)
@@ -256,17 +256,17 @@ def _text_columns(name: str, columns: Columns, labels: Sequence[str], settings: 
     )
     both = sorted(set(chosen) & set(labels))
     if both:
-        raise TaskDataError(f"task {name!r}: column {both[0]!r} is named for the text and for the label; name another")
+        raise TaskDataError(f"task {name!r}: column {both[0]!r} is both text and label; name another")
     return chosen
 
 
 def _usable(
     rows: Iterator[Record], texts: int, names: Sequence[str], dropped: Counter[str]
 ) -> Iterator[tuple[str, tuple[str, ...], tuple[Any, ...]]]:
-    """Yield place, texts and labels of the rows that have both."""
+    """Yield location, texts and labels of the rows that have both texts and labels."""
     for place, values in rows:
         written, label = values[:texts], values[texts:]
-        if any(is_missing(value) or (names and value == -1) for value in label):  # -1: not annotated, as the hub has it
+        if any(is_missing(value) or (names and value == -1) for value in label):  # -1: not annotated, a hub convention
             dropped[_NO_LABEL] += 1
         elif any(value is None or value == "" or (isinstance(value, str) and not value.strip()) for value in written):
             dropped[_NO_TEXT] += 1
@@ -287,10 +287,10 @@ def _encoded(
 
 
 def _without(name: str, role: str, split: Split, later: Sequence[Split], dropped: Counter[str]) -> Split:
-    """Return a split without the texts that stand in others."""
+    """Return a split without the texts that occur in later splits."""
     seen = {key for other in later for key in text_keys(other)}
     kept = np.array([index for index, key in enumerate(text_keys(split)) if key not in seen], dtype=np.int64)
     dropped[f"{role}_{_STANDS_LATER}"] += len(split) - len(kept)
     if not len(kept):
-        raise TaskDataError(f"task {name!r}: all texts of split {role!r} stand in a later split; nothing is left of it")
+        raise TaskDataError(f"task {name!r}: all texts of split {role!r} occur in a later split; nothing is left of it")
     return split if len(kept) == len(split) else split.subset(kept)

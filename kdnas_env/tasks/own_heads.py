@@ -1,4 +1,4 @@
-"""Checkpoints with a classification head for the labels of a task, which are used as they are."""
+"""Checkpoints that have a classification head for the labels of a task, which are used without training."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from kdnas_env.tasks.specs import TaskData, TaskSpec
 
 
 def own_head(teacher: Teacher, spec: TaskSpec) -> nn.Module | None:
-    """Return a teacher with the classification head of its checkpoint, whose outputs are in the order of the task's.
+    """Return a teacher with the classification head of its checkpoint, with outputs in the order of the task's classes.
 
-    None if it has no such head, or its labels are not the task's. Labels without names (``LABEL_0``) fit classes that
-    are numbers.
+    It is None if the checkpoint has no such head, or its labels are not the task's. Labels without names (``LABEL_0``)
+    match classes that are numbers.
     """
     from transformers import AutoConfig
 
@@ -38,16 +38,16 @@ def own_head(teacher: Teacher, spec: TaskSpec) -> nn.Module | None:
 
 
 def score_own_head(model: Teacher, task: TaskData, seed: int = 0, *, device: str | None = None) -> TaskScore:
-    """Score a checkpoint with its own head, as it is.
+    """Score a checkpoint with its own head, without training.
 
     Args:
         model: The checkpoint.
         task: The task.
-        seed: Seed that the score is recorded under; nothing is random.
-        device: Where the model is run.
+        seed: Seed to record with the score; nothing is random.
+        device: Device to run the model on.
 
     Raises:
-        KDNASError: If it has no head for the labels of the task, or the device cannot be used.
+        KDNASError: If the checkpoint has no head for the labels of the task, or the device cannot be used.
         DependencyError: If evaluate or scikit-learn is missing.
     """
     head = own_head(model, task.spec)
@@ -78,7 +78,7 @@ class _OwnHead(nn.Module):
 
 
 def _fitting(config: Any, spec: TaskSpec) -> list[int] | None:
-    """Return which output of a head is which class of a task; None if its labels are others."""
+    """Return the index of the head's output for each class of a task; None if the labels differ."""
     multi_label = config.problem_type == "multi_label_classification"
     if config.num_labels != spec.outputs or multi_label != spec.multi_label:
         return None

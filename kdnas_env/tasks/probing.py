@@ -1,4 +1,4 @@
-"""Scoring an encoder as it is: a linear probe on frozen, pooled states."""
+"""Scoring a frozen encoder by a linear probe on pooled states."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kdnas_env.tasks.specs import MULTI_LABEL, REGRESSION, TaskData
 
 FOLDS = 5
 INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""``C`` of the logistic regression; its inverses are the penalties of the ridge regression, per sample."""
+"""``C`` of the logistic regression; the inverses are the penalties per sample of the ridge regression."""
 
 _MOST_ITERATIONS = 500
 
@@ -37,22 +37,22 @@ def linear_probe(
 ) -> TaskScore:
     """Fit a linear model on the pooled states of a frozen encoder, and score it.
 
-    Logistic regression, or ridge regression for similarities, on standardised states; the penalty is chosen by
-    cross-validation on the training split. Sentence pairs are encoded together, as in fine-tuning. Holds
-    :func:`kdnas_env.support.cpu_lock.training_lock`: call it outside of that.
+    The probe is a logistic regression (ridge regression for numbers) on standardised states. Its penalty is chosen by
+    cross-validation on the training split. Sentence pairs are encoded together, as in fine-tuning. The function holds
+    :func:`kdnas_env.support.cpu_lock.training_lock`, so call it outside this lock.
 
     Args:
         encoder: Encoder of transformers; it does not change.
         tokenizer: Its fast tokenizer.
         task_data: The task.
         seed: Seed of the folds.
-        max_length: Longest sequence in tokens; shorter where the tokenizer allows less.
-        pooling: ``mean`` over the real tokens, or ``cls``.
-        device: Where the encoder is run; None for the first GPU, or the CPU where there is none.
+        max_length: Maximum sequence length in tokens; less if the tokenizer allows less.
+        pooling: ``mean`` over the tokens without padding, or ``cls``.
+        device: Device to run the encoder on; None for the first GPU, or the CPU if there is none.
 
     Raises:
         FloatingPointError: If the states are not finite.
-        KDNASError: If no text fits into ``max_length``, there is no such pooling, or the device cannot be used.
+        KDNASError: If ``max_length`` leaves no room for text, the pooling is unknown, or the device cannot be used.
         DependencyError: If evaluate, scikit-learn or SciPy is missing.
     """
     task_metric(task_data.spec)  # An error is raised now, not after the encoding.
@@ -89,7 +89,7 @@ def _features(model: nn.Module, tokenizer: Any, split: Any, max_length: int, dev
 
 
 def _fit(features: NDArray[Any], labels: NDArray[Any], kind: str, seed: int) -> tuple[Any, dict[str, float]]:
-    """Return the fitted model, and the penalty that was chosen; empty where there was nothing to choose by."""
+    """Return the fitted model and the chosen penalty; empty if there was no choice."""
     try:
         from sklearn import (
             dummy,
@@ -121,7 +121,7 @@ def _fit(features: NDArray[Any], labels: NDArray[Any], kind: str, seed: int) -> 
         grid = {"logisticregression__C": list(INVERSE_PENALTIES)}
     model = pipeline.make_pipeline(preprocessing.StandardScaler(), estimator)
     with warnings.catch_warnings():
-        # A fit that stops at the most iterations is one among others for the cross-validation to judge.
+        # A fit that reaches the maximum of iterations is judged by the cross-validation like any other.
         warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
         warnings.filterwarnings("ignore", "Label .* is present in all training examples|Label not")
         if largest < 2:

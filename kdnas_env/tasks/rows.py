@@ -1,4 +1,4 @@
-"""The rows of a comparison: models that are scored side by side."""
+"""The rows of a comparison: the models that are scored and compared."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kdnas_env.tasks.specs import EMBEDDED_TASK, GLUE_TASKS, TaskData
 
 TEACHER, STUDENT, MAJORITY = "teacher", "student", "majority"
 ROWS = (TEACHER, STUDENT, CLOSED_FORMS, EMBEDDINGS, RANDOM, MAJORITY)
-"""Rows by name, in the order they are shown."""
+"""Kinds of rows, in display order."""
 
 _TITLES = {
     CLOSED_FORMS: "closed forms",
@@ -37,12 +37,12 @@ _TITLES = {
 
 @dataclass(frozen=True, eq=False)
 class AsItIs:
-    """How a model is scored without training.
+    """How to score a model without training.
 
     Attributes:
-        method: What the scores are called, such as :data:`kdnas_env.tasks.scores.OWN_HEAD`.
-        identity: What decides them beside the encoder.
-        score: Returns the score on a task, under a seed, on a device.
+        method: Name of the scoring method, such as :data:`kdnas_env.tasks.scores.OWN_HEAD`.
+        identity: Fingerprint of everything besides the encoder that determines the scores.
+        score: Returns the score, given the task, the seed and the device.
     """
 
     method: str
@@ -52,13 +52,13 @@ class AsItIs:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model that was named to be scored.
+    """A model to score.
 
     Attributes:
         encoder: Loaded, with its tokenizer and fingerprint.
         lineage: Origin of a student, if its folder has one.
-        title: What it is called where people read.
-        as_it_is: How it is scored without training; None if it is trained on the task.
+        title: Display name.
+        as_it_is: How to score it without training; None if it is trained on the task.
     """
 
     encoder: Teacher
@@ -67,7 +67,7 @@ class Model:
     as_it_is: AsItIs | None = None
 
     def with_own_head(self) -> Model:
-        """Return the model as one that is scored with its own head, as it is."""
+        """Return the model, to be scored with its own head and without training."""
         digest = hashlib.sha256((locate(self.encoder.name) / "model.safetensors").read_bytes())
 
         def score(task: TaskData, seed: int, device: str | None) -> TaskScore:
@@ -77,11 +77,11 @@ class Model:
         return replace(self, title=f"{self.title}, its own head", as_it_is=own)
 
     def with_vectors(self, embedder: Any, fingerprint: str) -> Model:
-        """Return the model as one that is scored by the cosines of its vectors, as it is.
+        """Return the model, to be scored by the cosines of its vectors and without training.
 
         Args:
             embedder: The ``SentenceTransformer`` that makes them.
-            fingerprint: What decides them.
+            fingerprint: Fingerprint of everything that determines the vectors.
         """
 
         def score(task: TaskData, seed: int, device: str | None) -> TaskScore:
@@ -91,7 +91,7 @@ class Model:
 
     @property
     def identity(self) -> str:
-        """What decides its scores: the encoder, and what makes it score as it is."""
+        """Fingerprint of everything about the model that determines its scores."""
         if self.as_it_is is None:
             return self.encoder.fingerprint
         return f"{self.encoder.fingerprint} {self.as_it_is.identity}"
@@ -103,12 +103,12 @@ class Row:
 
     Attributes:
         name: One of ``ROWS``, or ``student-2`` and so on.
-        title: What it is called where people read.
-        identity: What decides its scores, beside data and settings.
+        title: Display name.
+        identity: Fingerprint of everything that determines its scores, except data and settings.
         encoder: Returns the encoder for a seed; None for the majority class.
-        tokenizer: The encoder's.
-        parameters: Of the encoder.
-        shape: The model whose size and speed it has; None for the majority class.
+        tokenizer: The encoder's tokenizer.
+        parameters: Number of parameters of the encoder.
+        shape: The model that determines size and speed; None for the majority class.
     """
 
     name: str
@@ -121,31 +121,31 @@ class Row:
 
     @property
     def trained(self) -> bool:
-        """Whether a head is trained for each seed."""
+        """Whether a model or head is trained for each seed."""
         return self.encoder is not None and self.as_it_is is None
 
     @property
     def as_it_is(self) -> AsItIs | None:
-        """How it is scored without training; None if it is trained on the task, or is no model."""
+        """How to score it without training; None if it is trained on the task, or is not a model."""
         same = self.shape is not None and self.kind in (TEACHER, STUDENT)
         return self.shape.as_it_is if self.shape is not None and same else None
 
     @property
     def tokenizer_identity(self) -> str:
-        """SHA-256 (hex) of the tokenizer, which decides the scores as well."""
+        """SHA-256 (hex) of the tokenizer, which affects the scores too."""
         return tokenizer_fingerprint(self.tokenizer)
 
     @property
     def kind(self) -> str:
-        """The one of ``ROWS`` that it is of."""
+        """Its kind, one of ``ROWS``."""
         return STUDENT if self.name.startswith(STUDENT) else self.name
 
 
 def load_model(name: str | os.PathLike[str]) -> Model:
-    """Load a model from a folder in hub layout, or from the hub.
+    """Load a model from a folder in the hub's layout, or from the hub.
 
     Raises:
-        KDNASError: If it does not exist, or is not an encoder that kdnas knows.
+        KDNASError: If it does not exist, or is not an encoder that kdnas supports.
         RunError: If its lineage is malformed.
     """
     name = os.fspath(name)
@@ -160,11 +160,11 @@ def load_model(name: str | os.PathLike[str]) -> Model:
 
 
 def lineage_teacher(model: Model) -> Model | None:
-    """Load the teacher that a model was distilled from; None if it does not say.
+    """Load the teacher that a model was distilled from; None if its lineage is unknown.
 
     Raises:
         KDNASError: If it cannot be loaded.
-        RunError: If it is not what it was.
+        RunError: If the teacher has changed since the distillation.
     """
     if model.lineage is None:
         return None
@@ -180,12 +180,12 @@ def teacher_name(model: str | os.PathLike[str], given: str | None) -> str | None
 
 
 def default_tasks(model: str | os.PathLike[str], teacher: str | None, data: str | None) -> tuple[str, ...]:
-    """Return the tasks that a model is scored on unless some are named.
+    """Return the tasks that a model is scored on by default.
 
     Args:
         model: The model.
         teacher: Its teacher; None for that of its lineage.
-        data: Folder of GLUE, if one is named.
+        data: Folder of GLUE, if given.
     """
     embedded = data is None and "demo" in (os.fspath(model), teacher_name(model, teacher))
     return (EMBEDDED_TASK,) if embedded else GLUE_TASKS
@@ -201,18 +201,18 @@ def build_rows(
 ) -> list[Row]:
     """Return the rows of a comparison.
 
-    The undistilled rows are of the first model's architecture. The majority class is always among the rows: no score
-    can be read without it.
+    The undistilled rows have the architecture of the first model. The majority class is always included, because scores
+    cannot be interpreted without it.
 
     Args:
         models: The models, the main one first.
         teacher: Their teacher, if known.
-        names: Kinds of rows that are wanted; none for all there can be.
-        cache_dir: Folder of the teacher's hidden states.
-        device: Where undistilled students are started.
+        names: Kinds of rows to include; empty for all possible ones.
+        cache_dir: Cache folder of the teacher's hidden states.
+        device: Device to build undistilled students on.
 
     Raises:
-        KDNASError: If a name is unknown, or there can be no such row.
+        KDNASError: If a name is unknown, or such a row is impossible.
     """
     unknown = sorted(set(names) - set(ROWS))
     if unknown:

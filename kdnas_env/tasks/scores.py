@@ -1,4 +1,4 @@
-"""How well a model does on a task, as a record."""
+"""The score of a model on a task, as a record."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class TaskScore:
     Attributes:
         task: Name of the task.
         method: ``fine-tuning``, ``linear probe``, ``majority class``, ``own head`` or ``cosine similarity``.
-        seed: Seed of whatever is random.
+        seed: Seed of all randomness.
         metrics: For each split, its metrics by name; empty if there is none.
-        status: How it ended.
-        error: Why it ended badly.
-        details: Settings and measurements: steps, training loss of each epoch, penalty.
-        seconds: Wall seconds.
-        scored: Splits that make the score.
-        reported: For each split, metrics that are reported beside the score.
+        status: Outcome.
+        error: Reason for a failure.
+        details: Settings and measurements, such as steps, training loss of each epoch, or penalty.
+        seconds: Wall-clock seconds.
+        scored: Splits that make up the score.
+        reported: For each split, additional metrics that are not part of the score.
         intervals: For each split, the 95 % bootstrap interval of every metric over its samples.
     """
 
@@ -59,7 +59,7 @@ class TaskScore:
 
     @property
     def score(self) -> float:
-        """The mean of the metrics, and of the two halves of MNLI, as GLUE takes it.
+        """The mean of the metrics, and over the two halves of MNLI, as defined by GLUE.
 
         Raises:
             ValueError: If there is no score.
@@ -96,7 +96,7 @@ def task_metric(spec: TaskSpec) -> TaskMetric:
         DependencyError: If evaluate or scikit-learn is missing.
     """
     try:
-        import sklearn  # noqa: F401  (what evaluates has need of it)
+        import sklearn  # noqa: F401  (needed by evaluate)
 
         from kdnas_env.tasks.metric import TaskMetric
     except ImportError as error:
@@ -108,7 +108,7 @@ def task_metric(spec: TaskSpec) -> TaskMetric:
 
 
 def score_predictions(data: TaskData, predictions: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Return the fields of a score that the predictions of the evaluated splits determine.
+    """Return the fields of a score that follow from the predictions on the evaluated splits.
 
     Raises:
         DependencyError: If evaluate or scikit-learn is missing.
@@ -130,16 +130,16 @@ def score_predictions(data: TaskData, predictions: Mapping[str, NDArray[Any]]) -
 
 @dataclass(frozen=True)
 class Share:
-    """How much of its teacher's score a model keeps on a split; plain data.
+    """Share of its teacher's score that a model keeps on a split; plain data.
 
     Attributes:
         split: Name of the split.
-        samples: Its samples.
+        samples: Number of its samples.
         score: Score of the model: the mean of the task's metrics.
-        teacher_score: That of the teacher.
-        value: The former over the latter; 0 where the teacher has none to keep.
-        low: Lower bound of its 95 % bootstrap interval, both being scored on the same samples.
-        high: The upper bound.
+        teacher_score: Score of the teacher.
+        value: ``score / teacher_score``; 0 if the teacher's score is not positive.
+        low: Lower bound of its 95 % bootstrap interval, with the same samples for both.
+        high: Upper bound of the interval.
     """
 
     split: str
@@ -153,14 +153,14 @@ class Share:
 
 @dataclass(frozen=True)
 class Standing:
-    """Scores on a split of a model, of its teacher, and of one answer to all texts; plain data.
+    """Scores of a model, its teacher and a constant answer on a split; plain data.
 
     Attributes:
         split: Name of the split.
         model: Score of the model, the mean of the task's metrics, and the bounds of its 95 % bootstrap interval.
-        teacher: The same of its teacher.
-        constant: Score of the one answer.
-        answer: What that is: ``majority class`` or ``mean of the numbers``.
+        teacher: The same for its teacher.
+        constant: Score of the constant answer.
+        answer: The constant answer: ``majority class`` or ``mean of the numbers``.
     """
 
     split: str
@@ -171,18 +171,18 @@ class Standing:
 
     @property
     def teacher_is_weak(self) -> bool:
-        """Whether the interval of the teacher's score reaches down to the score of the one answer."""
+        """Whether the interval of the teacher's score includes the score of the constant answer, or lies below it."""
         return self.teacher[1] <= self.constant
 
 
 def standing(data: TaskData, name: str, predictions: NDArray[Any], teacher: NDArray[Any], split: Split) -> Standing:
-    """Return the scores of a model and its teacher beside that of :func:`majority_class`.
+    """Return the scores of a model, its teacher and the constant answer of :func:`majority_class`.
 
     Args:
-        data: The task, whose training split has the constant answer.
+        data: The task, whose training split determines the constant answer.
         name: Name of the split.
-        predictions: What the model decides on it, as :meth:`kdnas_env.tasks.specs.TaskSpec.decide` returns it.
-        teacher: What the teacher decides.
+        predictions: The model's decisions, as :meth:`kdnas_env.tasks.specs.TaskSpec.decide` returns them.
+        teacher: The teacher's decisions.
         split: The split.
 
     Raises:
@@ -204,13 +204,13 @@ def standing(data: TaskData, name: str, predictions: NDArray[Any], teacher: NDAr
 def share_kept(
     spec: TaskSpec, name: str, predictions: NDArray[Any], teacher: NDArray[Any], references: NDArray[Any]
 ) -> Share:
-    """Return how much of a teacher's score is kept.
+    """Return the share of a teacher's score that a model keeps.
 
     Args:
         spec: The task.
         name: Name of the split.
-        predictions: What the model decides, as :meth:`kdnas_env.tasks.specs.TaskSpec.decide` returns it.
-        teacher: What the teacher decides.
+        predictions: The model's decisions, as :meth:`kdnas_env.tasks.specs.TaskSpec.decide` returns them.
+        teacher: The teacher's decisions.
         references: The labels.
 
     Raises:
@@ -226,15 +226,16 @@ def mean_share(
     teachers: Sequence[NDArray[Any]],
     references: NDArray[Any],
 ) -> Share:
-    """Return how much of their teachers' scores several models keep in the mean, such as those of several seeds.
+    """Return the mean share of their teachers' scores that several models keep, such as models of several seeds.
 
-    The interval is one for other models and other samples: the bootstrap draws both again, the same samples for all.
+    The interval covers both other models and other samples: the bootstrap resamples both, with the same samples for all
+    models.
 
     Args:
         spec: The task.
         name: Name of the split.
-        predictions: What each model decides, as :meth:`kdnas_env.tasks.specs.TaskSpec.decide` returns it.
-        teachers: What the teacher of each decides.
+        predictions: Each model's decisions, as :meth:`kdnas_env.tasks.specs.TaskSpec.decide` returns them.
+        teachers: The decisions of each model's teacher.
         references: The labels.
 
     Raises:
@@ -261,7 +262,7 @@ def mean_share(
 def _score_and_draws(
     spec: TaskSpec, decided: NDArray[Any], references: NDArray[Any]
 ) -> tuple[np.float64, NDArray[np.float64]]:
-    """Return the mean of a task's metrics, and that of samples that are drawn again, ``(repetitions,)``."""
+    """Return the mean of a task's metrics, and its values on bootstrap samples, ``(repetitions,)``."""
     metric = task_metric(spec)
     values, drawn = metric.compute(predictions=decided, references=references), metric.draws(decided, references)
     score = np.mean([values[metric_name] for metric_name in spec.metrics])
@@ -269,7 +270,7 @@ def _score_and_draws(
 
 
 def _quotient(score: Any, teacher_score: Any) -> NDArray[np.float64]:
-    """Return scores over a teacher's; 0 where the teacher has none to keep."""
+    """Return scores divided by a teacher's; 0 where the teacher's score is not positive."""
     kept = np.zeros_like(score, dtype=np.float64)
     np.divide(score, teacher_score, out=kept, where=np.asarray(teacher_score) > 0)
     return kept
@@ -289,7 +290,7 @@ def majority_class(data: TaskData) -> TaskScore:
 
 
 def _constant_answer(data: TaskData) -> Any:
-    """Return the most frequent class of the training split, those that more than half of it have, or its mean."""
+    """Return the most frequent class of the training split, the classes of more than half of it, or its mean."""
     labels, spec = data.train.labels, data.spec
     if spec.regression:
         return labels.mean()

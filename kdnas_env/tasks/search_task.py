@@ -1,4 +1,4 @@
-"""The task of a search: what its students are tried on in a short stage, and on which text."""
+"""The task of a search: the data on which students are evaluated in a short task stage."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ from kdnas_env.tasks.vectors import vector_teacher
 
 @dataclass(frozen=True)
 class SearchTask(Settings):
-    """The task of a search, as plain data.
+    """Settings of the task of a search; plain data.
 
     Attributes:
-        name: Name of a task, or a file, folder or dataset of one's own, as :func:`kdnas_env.tasks.data.load_task` takes
-            it; or ``embedding``, the task without labels: vectors of texts, like those of the teacher.
+        name: Name of a task, or the user's own file, folder or dataset, as for :func:`kdnas_env.tasks.data.load_task`;
+            or ``embedding``, the task without labels: text vectors like those of the teacher.
         data: Folder of GLUE.
-        own: How a task of one's own is laid out.
+        own: Layout of the user's own task.
         unlabelled: Text of the stage: a source of :func:`kdnas_env.distillation.text.corpus.load_corpus`, or ``none``
             for the corpus of the search; by default ``demo:all`` for the embedded tasks, and the corpus for others.
-            Text that the task's teacher was trained on tells less: it knows the labels by heart.
-        teacher: How the teacher is fine-tuned on it.
-        stage: The stage that students take.
+            Text that the task's teacher was trained on is less informative, because the teacher has memorised its
+            labels.
+        teacher: Settings of the task's teacher.
+        stage: Settings of the task stage.
 
     Raises:
-        KDNASError: If there is no such task.
+        KDNASError: If the task is unknown.
     """
 
     name: str
@@ -57,10 +58,10 @@ class SearchTask(Settings):
 
     @classmethod
     def of(cls, task: str | Mapping[str, Any]) -> SearchTask:
-        """Return the task from its name, or from a mapping of fields.
+        """Return a task from its name, or from a mapping of fields.
 
         Raises:
-            KDNASError: If it is malformed, or there is no such task.
+            KDNASError: If it is malformed, or the task is unknown.
         """
         try:
             return restore(cls, {"name": task} if isinstance(task, str) else task)
@@ -72,12 +73,12 @@ class SearchTask(Settings):
     def prepared(
         self, teacher: Teacher, *, cache_dir: str | os.PathLike[str] | None = None, progress: Progress = SILENT
     ) -> tuple[TaskData, TaskTeacher]:
-        """Return the data of the task, which has labels, and its teacher, fine-tuned once and kept.
+        """Return the data of a labelled task, and its teacher, which is fine-tuned once and cached.
 
         Args:
             teacher: The teacher of the search.
-            cache_dir: Where the task's teacher is kept; None for the user's cache folder.
-            progress: Told of the preparations.
+            cache_dir: Cache folder of the task's teacher; None for the default.
+            progress: Receives the steps of the preparation.
 
         Raises:
             CorpusError: If the task cannot be read.
@@ -89,17 +90,17 @@ class SearchTask(Settings):
         return data, task_teacher(teacher, data, settings, cache_dir=cache_dir, progress=progress)
 
     def text(self, workload: Workload, data: TaskData | None) -> Workload:
-        """Return a workload with the text of the stage, in place of the corpus of the search.
+        """Return a workload with the text of the task stage instead of the corpus of the search.
 
-        Texts that the task is validated or tested on are left out; of the embedded text they are already.
+        Texts that the task is validated or tested on are left out; the embedded text does not contain them.
 
         Args:
             workload: The workload of the search.
-            data: The task; None for the one without labels.
+            data: The task; None for the task without labels.
 
         Raises:
-            CorpusError: If it cannot be read.
-            KDNASError: If it holds pairs and the task does not, or the other way round.
+            CorpusError: If the text cannot be read.
+            KDNASError: If it holds pairs and the task does not, or vice versa.
         """
         text = self._own_text(workload, data)
         _check_columns(text.corpus, self.name, ("text",) if data is None else data.spec.columns)
@@ -133,7 +134,7 @@ def open_stage(
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress = SILENT,
 ) -> TaskStage:
-    """Return the stage of a task; :class:`SearchTask` and :class:`TaskStage` say what may go wrong."""
+    """Return the stage of a task; see :class:`SearchTask` and :class:`TaskStage` for the errors."""
     enter_step(progress, TASK_TEACHER)
     data, kind = None, EMBEDDING
     if task.name == EMBEDDING:

@@ -1,4 +1,4 @@
-"""Pairs of texts with a number: what the cosine of two vectors says about it."""
+"""Similarity tasks: pairs of texts with a number, predicted by the cosine of two vectors."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from kdnas_env.tasks.specs import Split, TaskData, TaskSpec
 from kdnas_env.tasks.vectors import vectors
 
 ALL = "all"
-"""Split of all pairs, where splits were drawn."""
+"""Name of the split of all pairs, which replaces drawn splits."""
 
 
 def is_similarity(spec: TaskSpec) -> bool:
-    """Whether a task has pairs of texts and a number, which may be how similar they are."""
+    """Return whether a task has pairs of texts and a number, which may be a similarity."""
     return spec.regression and len(spec.columns) == 2
 
 
 def similarity_task(task: TaskData) -> TaskData:
-    """Return a task as vectors are scored on it: by Spearman's correlation, Pearson's beside it.
+    """Return a task for scoring vectors: by Spearman's correlation, with Pearson's reported too.
 
-    Nothing is trained, so that all pairs are scored where a single file was split for training.
+    Nothing is trained, so if splits were drawn from a single file, all pairs are scored.
     """
     spec = replace(task.spec, metrics=("spearman",), reported=("pearson",))
     if not task.preparation.get("drawn"):
@@ -41,13 +41,13 @@ def similarity_task(task: TaskData) -> TaskData:
 
 
 def score_similarity(model: Any, task: TaskData, seed: int = 0, *, device: str | None = None) -> TaskScore:
-    """Score the cosines of the vectors of pairs of texts, without training.
+    """Score the cosines of pairs of text vectors, without training.
 
     Args:
         model: A ``SentenceTransformer``.
         task: A task of :func:`similarity_task`.
-        seed: Seed that the score is recorded under; nothing is random.
-        device: Where the model is run.
+        seed: Seed to record with the score; nothing is random.
+        device: Device to run the model on.
 
     Raises:
         KDNASError: If the device cannot be used.
@@ -65,7 +65,7 @@ def score_similarity(model: Any, task: TaskData, seed: int = 0, *, device: str |
 
 
 def embedder_fingerprint(folder: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 (hex) of what decides the vectors of an embedding student: its modules and all weights."""
+    """Return the SHA-256 (hex) of an embedding student's module configurations and weights."""
     digest = hashlib.sha256()
     paths = (path for path in Path(folder).rglob("*") if path.suffix in (".json", ".safetensors"))
     for path in sorted(paths):

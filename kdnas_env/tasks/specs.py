@@ -1,4 +1,4 @@
-"""The tasks: what their columns, labels and metrics are, and their data once read."""
+"""Specifications of the tasks (columns, labels, metrics), and the data of a task."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
 KINDS = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
-"""What a task asks for: one class of several, any number of several classes, or a number."""
+"""Kinds of tasks: one class of several, any number of several classes, or a number."""
 
 EMBEDDING = "embedding"
-"""The task without labels: vectors of texts, like those of the teacher."""
+"""The task without labels: text vectors like those of the teacher."""
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a task is.
+    """Specification of a task.
 
     Attributes:
         name: Its name on the hub.
         columns: Columns with the one or two texts, in the layout of the hub.
-        metrics: What it is scored by; the score is their mean (Wang et al. 2019, arXiv:1804.07461).
+        metrics: Metrics whose mean is the score (Wang et al. 2019, arXiv:1804.07461).
         labels: Names of the classes in the order of their numbers; empty for a number, such as a similarity.
         splits: Splits that models are scored on, in the layout of the hub.
-        scored: Those of them that make the score.
+        scored: Splits among them that make up the score.
         folder: Folder in the original layout.
         files: Their files in the original layout, without ``.tsv``.
         tsv_columns: Columns with the texts and the label in the original layout; numbers where there is no header.
-        names: Names of the classes for readers, where their labels are numbers; a classifier has them.
-        multi_label: Whether a text may be of several classes, or of none.
-        reported: Metrics that are reported beside the score.
+        names: Readable names of the classes if their labels are numbers; classifiers get these names.
+        multi_label: Whether a text may have several classes, or none.
+        reported: Metrics that are reported but not part of the score.
     """
 
     name: str
@@ -70,12 +70,12 @@ class TaskSpec:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes for readers; empty for a number."""
+        """Readable names of the classes; empty for regression."""
         return self.names or self.labels
 
     @property
     def outputs(self) -> int:
-        """Outputs of a head: the classes, or 1."""
+        """Number of outputs of a head: the number of classes, or 1 for regression."""
         return len(self.labels) or 1
 
     def decide(self, logits: NDArray[Any]) -> NDArray[Any]:
@@ -84,15 +84,15 @@ class TaskSpec:
 
 
 def decide(kind: str, logits: NDArray[Any]) -> NDArray[Any]:
-    """Return the decisions that logits stand for.
+    """Return the decisions that follow from logits.
 
     Args:
         kind: One of :data:`KINDS`.
-        logits: ``(samples, classes)``; for numbers the predictions, ``(samples,)``.
+        logits: Logits ``(samples, classes)``; for regression predictions ``(samples,)``.
 
     Returns:
-        Classes, int64 ``(samples,)``; where there may be several, 0 and 1, int64 ``(samples, classes)``; or the
-        numbers.
+        Classes, int64 ``(samples,)``; for multi-label tasks 0 and 1, int64 ``(samples, classes)``; for regression the
+        numbers unchanged.
     """
     if kind == REGRESSION:
         return logits
@@ -152,13 +152,13 @@ _SPECS = (
     TaskSpec(EMBEDDED_REVIEWS, ("text",), names=_SENTIMENT, splits=(VALIDATION, TEST), scored=(TEST,)),
 )
 TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in _SPECS}
-"""All tasks with a name of their own: the nine of GLUE, and the two embedded ones."""
+"""All predefined tasks: the nine of GLUE, and the two embedded ones."""
 
 EMBEDDED_TASKS = (EMBEDDED_TASK, EMBEDDED_REVIEWS)
 GLUE_TASKS = tuple(name for name in TASKS if name not in EMBEDDED_TASKS)
 
 NO_TEXT = "none"
-"""In place of a source of unlabelled text: there shall be none."""
+"""Replaces a source of unlabelled text: use none."""
 
 _EMBEDDED_TEXT = "demo:all"
 
@@ -168,17 +168,17 @@ def unlabelled_source(task: str, source: str | None) -> str | None:
 
     Args:
         task: Name of the task.
-        source: The source that is asked for, or ``none``; None for the default, which only the embedded tasks have.
+        source: The requested source, or ``none``; None for the default, which only the embedded tasks have.
     """
     source = source or (_EMBEDDED_TEXT if task in EMBEDDED_TASKS else NO_TEXT)
     return None if source == NO_TEXT else source
 
 
 def task_spec(name: str) -> TaskSpec:
-    """Return what a task is.
+    """Return the specification of a task.
 
     Raises:
-        KDNASError: If there is no such task.
+        KDNASError: If the task is unknown.
     """
     if name not in TASKS:
         known = [*TASKS, EMBEDDING]
@@ -194,8 +194,8 @@ class Split:
 
     Attributes:
         texts: One list of texts per column, of equal length; two for sentence pairs.
-        labels: Classes, int64 ``(samples,)``; where there may be several, 0 and 1, int64 ``(samples, classes)``; or
-            numbers, float64 ``(samples,)``.
+        labels: Classes, int64 ``(samples,)``; for multi-label tasks 0 and 1, int64 ``(samples, classes)``; for
+            regression numbers, float64 ``(samples,)``.
     """
 
     texts: tuple[Sequence[str], ...]
@@ -214,14 +214,14 @@ class TaskData:
     """A task with its data.
 
     Attributes:
-        spec: What the task is.
-        train: What models are trained on.
-        evaluation: Splits that they are scored on, by name.
-        source: Where the data come from.
-        skipped: Rows left out because they lack fields.
-        preparation: What was left out of a task of one's own, by reason, what stands twice, and how splits were drawn,
-            as plain data.
-        reading: Fields of the :class:`kdnas_env.tasks.own.OwnTask` that it was read with; None for other tasks.
+        spec: Specification of the task.
+        train: The training split.
+        evaluation: Splits to score models on, by name.
+        source: Source of the data.
+        skipped: Number of rows skipped because they lack fields.
+        preparation: For a user's own task, as plain data: dropped rows by reason, duplicates, and how splits were
+            drawn.
+        reading: Fields of the :class:`kdnas_env.tasks.own.OwnTask` that it was read with; None for predefined tasks.
     """
 
     spec: TaskSpec
@@ -248,7 +248,7 @@ class TaskData:
     def describe(self) -> dict[str, Any]:
         """Return name, source and sizes, as plain data."""
         sizes = {name: len(split) for name, split in {TRAIN: self.train, **self.evaluation}.items()}
-        # Of one's own tasks all reasons are counted, this one under the names of its own.
+        # For a user's own task, ``preparation`` already counts dropped rows by reason.
         skipped = {} if "dropped" in self.preparation else {"skipped_rows": self.skipped}
         return {"name": self.name, "source": self.source, **sizes, **skipped, **self.preparation}
 
@@ -257,7 +257,7 @@ class TaskData:
         return replace(self, train=train)
 
     def limited(self, samples: int | None, seed: int = 0) -> TaskData:
-        """Return the task with at most so many training samples, drawn at random; all of them for None.
+        """Return the task with at most ``samples`` training samples, drawn at random; None keeps all.
 
         Raises:
             KDNASError: If the number is below 1.

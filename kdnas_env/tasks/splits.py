@@ -1,4 +1,4 @@
-"""Splits that are drawn from others, and texts that two splits share."""
+"""Drawing splits from others, and finding texts that two splits share."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _CHOOSING_SHARE, _CHOOSING_SEED = 0.1, [0, len(VALIDATION)]
 
 
 def draw_share(split: Split, fraction: float, rng: np.random.Generator, what: str) -> tuple[Split, Split]:
-    """Return a split without a share, and this share; each class in proportion, and none without a sample left.
+    """Split off a share; each class is drawn in proportion, and keeps at least one sample.
 
     Args:
-        split: The split.
-        fraction: The share.
-        rng: Draws it.
-        what: Purpose of the share, for messages.
+        split: The split to draw from.
+        fraction: The share to draw.
+        rng: Random generator.
+        what: For messages: purpose of the share.
 
     Raises:
         CorpusError: If there are too few samples.
@@ -42,9 +42,9 @@ def draw_share(split: Split, fraction: float, rng: np.random.Generator, what: st
 
 
 def choosing_splits(task: TaskData) -> tuple[TaskData, Split]:
-    """Return a task for training, and the split that settings are chosen on, which is never a split that is scored.
+    """Return a task for training, and the split for selecting settings, which is never scored.
 
-    That is the validation split, where it does not make the score; else a tenth of the training split.
+    That is the validation split if it is not part of the score, else a tenth of the training split.
     """
     validation = task.evaluation.get(VALIDATION)
     if validation is not None and VALIDATION not in task.spec.scored:
@@ -59,16 +59,16 @@ def choosing_splits(task: TaskData) -> tuple[TaskData, Split]:
 
 
 def choosing_name(task: TaskData, choosing: Split) -> str:
-    """Return what the second of :func:`choosing_splits` is called."""
+    """Return the name of the selection split that :func:`choosing_splits` returned."""
     names = (name for name, split in task.evaluation.items() if split is choosing)
     return next(names, "a tenth of the training split")
 
 
 def text_keys(split: Split) -> Iterator[tuple[str, ...]]:
-    """Yield a key for the texts of each sample, which ignores case and surrounding blanks."""
+    """Yield a key for the texts of each sample, which ignores case and surrounding whitespace."""
     return (tuple(map(text_key, texts)) for texts in zip(*split.texts, strict=True))
 
 
 def repeats(split: Split) -> int:
-    """Return how many samples have the texts of an earlier one, by :func:`text_keys`."""
+    """Return the number of samples whose texts repeat those of an earlier one, by :func:`text_keys`."""
     return len(split) - len(set(text_keys(split)))

@@ -1,4 +1,4 @@
-"""A short task stage: what a student of a task's teacher is worth on the task, in about the time of its mini-KD."""
+"""A short task stage: estimates a student's quality on a task, in about the time of its mini-KD."""
 
 from __future__ import annotations
 
@@ -38,19 +38,21 @@ _JUDGED_SHARE = 1 / 3
 
 @dataclass(frozen=True)
 class StageSettings(Settings):
-    """How long a task stage is, and how it is trained.
+    """Length and training settings of a task stage.
 
     Attributes:
-        samples: Texts to train on, at most, whatever the fidelity. With a few hundred, deep students get worse than
-            they start.
-        heldout: Texts to judge on, at most; no more than a third of the corpus, but for what mini-KD holds out.
-        epochs: Passes over the texts; 0 for a head on frozen states alone.
+        samples: Maximum number of training texts, independent of the fidelity. With only a few hundred, deep students
+            get worse than at the start.
+        heldout: Maximum number of texts to evaluate on; at most a third of the corpus, or the number that mini-KD holds
+            out, if larger.
+        epochs: Passes over the texts; 0 fits only a head on frozen states.
         batch_size: Texts per step.
         learning_rate: Peak learning rate of AdamW; None for
             :func:`kdnas_env.tasks.finetuning.default_learning_rate`.
-        warmup_fraction: Share of the steps over which it rises.
-        penalty: Of the squared weights of the head as it is solved before and after the training, for pooled states of
-            variance 1; the divergences of all texts are summed. For vectors their squared errors are.
+        warmup_fraction: Share of the steps over which the learning rate rises.
+        penalty: Penalty on the squared weights of the head, which is solved before and after the training, relative to
+            the sum of the divergences of all texts (for vectors, of their squared errors), for pooled states of
+            variance 1.
 
     Raises:
         KDNASError: If a value is out of range.
@@ -75,27 +77,27 @@ class StageSettings(Settings):
 
 
 class TaskStage:
-    """The short task stage that all students of a search take.
+    """The short task stage that evaluates all students of a search.
 
-    A student is given a head over its mean-pooled states, the linear one that comes closest to the soft labels of the
-    task's teacher, which are vectors for the task without labels. Both are then trained towards them, embeddings apart,
-    and the head is solved once more, so that what is judged is what the states are worth. All students see the same
+    A student gets a linear head on its mean-pooled states, solved to match the soft labels of the task's teacher
+    (vectors for the task without labels). Then head and encoder, except the embeddings, are trained on the soft labels.
+    Finally the head is solved again, so that the result measures the quality of the states. All students see the same
     texts in the same order.
 
     Args:
-        workload: Teacher and text. What its corpus holds out is judged on, what mini-KD trains on is trained on; other
-            texts of the corpus fill both up.
+        workload: Teacher and text. The held-out samples of mini-KD are used for evaluation and its training samples for
+            training; other texts of the corpus are added to both.
         kind: One of :data:`kdnas_env.tasks.specs.KINDS`, or ``embedding``.
-        teacher: The task's teacher, with the tokenizer of the corpus.
-        settings: How long, and how.
-        cache_dir: Where soft labels are kept.
-        on_progress: Called with the texts that are labelled.
+        teacher: The task's teacher, with the same tokenizer as the corpus.
+        settings: Length and training settings.
+        cache_dir: Cache folder of soft labels.
+        on_progress: Called with the number of labelled texts.
 
     Attributes:
-        identity: What decides its results beside the workload, as plain data.
+        identity: Everything besides the workload that determines the results, as plain data.
 
     Raises:
-        KDNASError: If the teacher answers all texts alike.
+        KDNASError: If the teacher gives the same answer for all texts.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class TaskStage:
 
     @cached_property
     def samples(self) -> tuple[int, int]:
-        """How many texts are trained on, and judged on."""
+        """Number of texts to train on, and to evaluate on."""
         return len(self._texts.train), len(self._texts.heldout)
 
     def run(
@@ -142,14 +144,15 @@ class TaskStage:
         precision: str = "float32",
         kept: NDArray[np.int64] | None = None,
     ) -> Departure:
-        """Return how far a student is from the task's teacher after the stage.
+        """Return the difference between a student and the task's teacher after the stage.
 
         Args:
             model: The student as an encoder of transformers; it does not change.
             config: Its architecture.
-            fidelity: Seed of the order of the texts; nothing else of it counts.
+            fidelity: Only its seed is used, for the order of the texts.
             precision: ``float32`` or ``bfloat16``.
-            kept: Ids of the tokens of the student's vocabulary; None for all. The model has all rows in any case.
+            kept: Token ids of the student's vocabulary, int64; None for all. The model has the embeddings of all tokens
+                in any case.
 
         Raises:
             FloatingPointError: If a loss is not finite.
@@ -172,7 +175,7 @@ class TaskStage:
         return departure(self._kind, torch.cat(outputs), self._labels(np.concatenate(plan)))
 
     def _texts_in(self, kept: NDArray[np.int64] | None) -> Workload:
-        """Return the texts in the tokens of a student; those of each smaller vocabulary are made once."""
+        """Return the texts in the student's vocabulary; the texts of each smaller vocabulary are cached."""
         if kept is None:
             return self._texts
         name = kept.tobytes()
@@ -184,14 +187,14 @@ class TaskStage:
         return self._soft[torch.from_numpy(self._places[samples])]
 
     def _outputs(self, values: Tensor) -> Tensor:
-        """Return logits, or numbers, of what a head returns."""
+        """Convert the values of a head to logits or, for regression, to numbers."""
         return values[:, 0] * self._scale + self._centre if self._kind == REGRESSION else values
 
     def _loss(self, values: Tensor, soft_labels: Tensor) -> Tensor:
         return divergences(self._kind, self._outputs(values), soft_labels).mean() / self._scale**2
 
     def _solved_head(self, student: _Student) -> nn.Linear:
-        """Return the best linear map from pooled states to what the teacher says of the texts."""
+        """Return the best linear map from pooled states to the teacher's soft labels."""
         plan = measuring_batches(student.texts.corpus, student.texts.train)
         with torch.no_grad():
             pooled = torch.cat([student.pooled(student.texts.packed(batch)) for batch in plan])
@@ -205,7 +208,7 @@ class TaskStage:
         return _linear(*self._least_divergence(pooled.double(), soft.double(), penalty))
 
     def _least_divergence(self, pooled: Tensor, soft: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-        """Return weight and bias of the linear map with the least divergence from the teacher, which is convex."""
+        """Return weight and bias of the linear map with the least divergence from the teacher, a convex problem."""
         mean, scale = pooled.mean(0), (pooled - pooled.mean(0)).square().mean().sqrt()
         standard = (pooled - mean) / scale
         outputs = 1 if soft.ndim == 1 else soft.shape[1]
@@ -262,7 +265,7 @@ class _Student:
         return states.mean(1) if batch.mask is None else states.sum(1) / batch.mask.sum(1, keepdim=True)
 
     def trained(self) -> list[nn.Parameter]:
-        """Return all parameters but those of the embeddings, which are kept as they are."""
+        """Return all parameters to train: all but those of the embeddings, which are frozen."""
         named = list(self.encoder.named_trainable())
         for name, parameter in named:
             parameter.requires_grad_("embeddings." not in name)
@@ -270,9 +273,9 @@ class _Student:
 
 
 def stage_samples(corpus: Corpus, settings: StageSettings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw the samples of a stage: to train on, and to judge on, each int64 and sorted.
+    """Draw the samples of a stage: to train on, and to evaluate on, both int64 and sorted.
 
-    What mini-KD may train on is never judged on, and what it holds out is never trained on.
+    No training sample of mini-KD is used for evaluation, and none of its held-out samples for training.
     """
     rng = np.random.default_rng([corpus.report.seed, _DRAW])
     others = rng.permutation(np.setdiff1d(corpus.train_full, corpus.train))

@@ -1,4 +1,4 @@
-"""From scores to a table: means over seeds, shares of the teacher's score, and a picture."""
+"""Summary of scores: means over seeds, shares of the teacher's score, and a figure."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _LOG_FROM, _LABEL_GAP = 5, 0.045
 
 @dataclass(frozen=True)
 class Statistic:
-    """A score over seeds.
+    """Statistics of a score over seeds.
 
     Attributes:
         mean: Mean.
         sd: Sample standard deviation; None for a single seed.
-        count: Seeds with a score.
-        kept: Share of the teacher's mean; None where the teacher is unknown or no better than the majority class.
+        count: Number of seeds with a score.
+        kept: Share of the teacher's mean; None if the teacher is unknown or no better than the majority class.
     """
 
     mean: float
@@ -47,14 +47,14 @@ class Summary:
 
     Attributes:
         name: Name of the row.
-        title: What it is called.
-        parameters: Of the encoder.
-        speedup: Latency of the teacher over its own; None where it was not measured.
-        latency_ms: Median milliseconds of a forward pass; None where it was not measured.
-        tasks: Score on each task; a task where every seed failed is left out.
+        title: Display name.
+        parameters: Number of parameters of the encoder.
+        speedup: Latency of the teacher divided by that of the row; None if not measured.
+        latency_ms: Median milliseconds of a forward pass; None if not measured.
+        tasks: Score on each task; tasks on which all seeds failed are left out.
         metrics: For each task and split, the mean of each metric over seeds.
-        average: Score averaged over the tasks, within a seed; None unless every task has a score for some seed.
-        failed: Cells without a score.
+        average: Score averaged over the tasks, per seed; None unless at least one seed has scores on all tasks.
+        failed: Number of cells without a score.
     """
 
     name: str
@@ -78,12 +78,12 @@ def summarise(
     scores: Mapping[Cell, TaskScore],
     latencies: Mapping[str, Latency],
 ) -> list[Summary]:
-    """Return the rows of the table, in their order.
+    """Return the rows of the table, in the order of ``rows``.
 
     Args:
         rows: The rows.
         tasks: Names of the tasks.
-        scores: Scores of the cells; those of other rows and tasks do not matter.
+        scores: Scores of the cells; other rows and tasks are ignored.
         latencies: Latencies by row.
     """
     table = {row.name: _by_task(row.name, tasks, scores) for row in rows}
@@ -119,7 +119,7 @@ def _by_task(row: str, tasks: Sequence[str], scores: Mapping[Cell, TaskScore]) -
 
 
 def _averages(values: Mapping[str, Mapping[int, float]], tasks: Sequence[str]) -> dict[int, float]:
-    """Average over tasks within each seed that has them all."""
+    """Average over tasks, for each seed that has scores on all of them."""
     seeds = set.intersection(*(set(values[task]) for task in tasks)) if tasks else set()
     return {seed: float(np.mean([values[task][seed] for task in tasks])) for seed in sorted(seeds)}
 
@@ -165,12 +165,12 @@ def _latency_ms(row: Row, latencies: Mapping[str, Latency]) -> float | None:
 
 
 def draw_comparison(summaries: Sequence[Summary], *, title: str, method: str) -> Figure:
-    """Draw score against speed-up; where no speed was measured, against parameters. Bubbles grow with parameters.
+    """Plot score against speed-up or, if no speed was measured, against parameters. Bubble size shows parameters.
 
     Args:
         summaries: Rows of the table.
-        title: What is scored.
-        method: How models were scored, which the axis says.
+        title: Title of the figure.
+        method: Scoring method, for the axis label.
     """
     from matplotlib.figure import Figure
 
@@ -192,7 +192,7 @@ def draw_comparison(summaries: Sequence[Summary], *, title: str, method: str) ->
         colour, mean = _colour(row), 100 * row.average.mean
         deviation = 100 * row.average.sd if row.average.sd else None
         size = 40 + 360 * row.parameters / largest
-        # What it is all about lies on top of what it is compared with.
+        # Draw students on top of the rows that they are compared with.
         front = 5 if row.name.startswith(STUDENT) else 3
         axes.errorbar(place, mean, yerr=deviation, color=colour, capsize=3, linewidth=1.2, zorder=2)
         axes.scatter(place, mean, s=size, color=colour, alpha=0.75, linewidths=0, zorder=front)
@@ -222,7 +222,7 @@ def _colour(row: Summary) -> str:
 
 
 def _label(axes: Axes, rows: Sequence[Summary], places: Sequence[float]) -> None:
-    """Write every row's name beside its bubble, towards the middle, no two over one another."""
+    """Write each row's name beside its bubble, towards the middle, without overlaps."""
     low, high = axes.get_ylim()
     marks = axes.transLimits.transform(axes.transScale.transform([(place, low) for place in places]))
     for left in (True, False):
@@ -245,9 +245,9 @@ def _label(axes: Axes, rows: Sequence[Summary], places: Sequence[float]) -> None
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Move values apart until neighbours are ``gap`` apart at least, in their order and around where they were."""
+    """Move values apart until neighbours differ by at least ``gap``; keep their order and stay near the originals."""
     order = sorted(range(len(values)), key=lambda index: values[index])
-    # Groups of values that stand shoulder to shoulder: members, and the mean of where they want to be.
+    # Groups of touching values: their members, and the mean of their original values.
     groups: list[list[int]] = []
     centres: list[float] = []
     for index in order:

@@ -1,4 +1,4 @@
-"""The teacher of a task: a checkpoint with a head that fits, or an encoder fine-tuned on it; and its soft labels."""
+"""The teacher of a task: a checkpoint with a matching head, or a fine-tuned encoder; and its soft labels."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ from kdnas_env.tasks.splits import choosing_splits
 FORMAT_VERSION = 2
 
 TASK_TEACHER = "task teacher"
-"""Name of the step in which the teacher learns a task."""
+"""Name of the step that makes the teacher of the task."""
 
 FITTING = "fine-tuning the teacher"
-"""How the names of the pieces of work begin in which a teacher is fine-tuned."""
+"""Beginning of the names of the pieces of work that fine-tune a teacher."""
 
 
 @dataclass(frozen=True)
 class TeacherSettings(Settings):
-    """How a teacher is fine-tuned on a task.
+    """Settings of the teacher of a task.
 
     Attributes:
-        teachers: How many are fine-tuned, with a seed each, whose logits are averaged.
-        rates: Peak learning rates that are tried, as multiples of that of ``finetuning``; the best on
-            :func:`kdnas_env.tasks.splits.choosing_splits` is taken.
-        finetuning: All else.
-        seed: Seed of the first.
+        teachers: Number of fine-tuned teachers, each with its own seed; their logits are averaged.
+        rates: Peak learning rates to try, as multiples of that of ``finetuning``; the best on the split of
+            :func:`kdnas_env.tasks.splits.choosing_splits` is used.
+        finetuning: All other settings.
+        seed: Seed of the first teacher.
 
     Raises:
         KDNASError: If a value is out of range.
@@ -67,7 +67,7 @@ class TeacherSettings(Settings):
         self.check_numbers("teachers", at_least=1)
         self.check_numbers("seed", at_least=0)
         if not self.rates or any(not rate > 0 for rate in self.rates):
-            raise KDNASError(f"rates is {self.rates}; expected one number above 0 or more")
+            raise KDNASError(f"rates is {self.rates}; expected one or more numbers above 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +75,12 @@ class TaskTeacher:
     """A teacher of a task.
 
     Attributes:
-        members: Models that return logits ``(batch, classes)`` or numbers ``(batch,)``, whose mean is the teacher's.
+        members: Models that return logits ``(batch, classes)`` or numbers ``(batch,)``; the teacher's output is their
+            mean.
         tokenizer: Their tokenizer.
-        max_length: Longest sequence in tokens.
-        fingerprint: SHA-256 (hex) of what decides its logits.
-        record: How it was made: settings, what was tried, and scores on the split that settings are chosen on.
+        max_length: Maximum sequence length in tokens.
+        fingerprint: SHA-256 (hex) of everything that determines its logits.
+        record: How it was made: settings, tried learning rates, and scores on the selection split.
         name: Name of the encoder that it was made from.
     """
 
@@ -91,7 +92,7 @@ class TaskTeacher:
     name: str
 
     def logits(self, texts: Sequence[Sequence[str]]) -> NDArray[np.float32]:
-        """Return the logits ``(samples, classes)`` or numbers ``(samples,)`` for texts, one list a column."""
+        """Return the logits ``(samples, classes)`` or numbers ``(samples,)`` for texts, one list per column."""
         split = Split(tuple(texts), np.zeros(len(texts[0])))
         return self._outputs(encode(self.tokenizer, split, self.max_length))
 
@@ -102,20 +103,20 @@ class TaskTeacher:
         *,
         on_progress: OnProgress = SILENT.advance,
     ) -> NDArray[np.float32]:
-        """Return :meth:`logits`, computed once: kept by fingerprint, and mapped into memory.
+        """Return :meth:`logits`, computed once, cached by fingerprint, and memory-mapped.
 
-        A labelling that was killed goes on.
+        An interrupted labelling resumes.
 
         Args:
-            texts: Texts, one list a column.
-            cache_dir: Where they are kept; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
-            on_progress: Called with the texts that are done, if they were not kept.
+            texts: Texts, one list per column.
+            cache_dir: Cache folder; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
+            on_progress: Called with the number of finished texts, unless the labels were cached.
         """
         digest = hashlib.sha256()
         for column in texts:
             digest.update(json.dumps(list(column)).encode())
         split = Split(tuple(texts), np.zeros(len(texts[0])))
-        return self._kept(
+        return self._cached_outputs(
             digest.hexdigest(), lambda: encode(self.tokenizer, split, self.max_length), cache_dir, on_progress
         )
 
@@ -127,9 +128,11 @@ class TaskTeacher:
         *,
         on_progress: OnProgress = SILENT.advance,
     ) -> NDArray[np.float32]:
-        """Return the logits or numbers for some samples of a corpus as it is tokenised; see :meth:`soft_labels`."""
+        """Return the logits or numbers for some samples of a tokenised corpus; see :meth:`soft_labels`."""
         digest = hashlib.sha256(f"{corpus.fingerprint} {samples.tolist()}".encode())
-        return self._kept(digest.hexdigest(), lambda: corpus_examples(corpus, samples), cache_dir, on_progress)
+        return self._cached_outputs(
+            digest.hexdigest(), lambda: corpus_examples(corpus, samples), cache_dir, on_progress
+        )
 
     def _outputs(
         self,
@@ -140,7 +143,7 @@ class TaskTeacher:
         padding = self.tokenizer.pad_token_id
         return mean_outputs(self.members, examples, padding, unfinished=unfinished, on_progress=on_progress)
 
-    def _kept(
+    def _cached_outputs(
         self,
         content: str,
         examples: Callable[[], Sequence[Example]],
@@ -168,17 +171,17 @@ def task_teacher(
 ) -> TaskTeacher:
     """Return the teacher of a task.
 
-    A checkpoint with a classification head whose labels are the task's is used as it is, if one teacher is wanted. Else
-    the encoder is fine-tuned, once: what comes of it is kept by fingerprint, and each of several fine-tunings until
-    all are done. One that was killed goes on after its last epoch, on the CPU to the same end.
-    Nothing is chosen on what is scored.
+    If only one teacher is requested and its checkpoint has a classification head for the task's labels, it is used
+    unchanged. Otherwise the encoder is fine-tuned once, and the result is cached by fingerprint. With several
+    fine-tunings, each is cached until all are done. A killed fine-tuning resumes after its last complete epoch; on the
+    CPU the result is identical. No scored split is used for any choice.
 
     Args:
         teacher: The teacher.
         task: The task.
-        settings: How it is fine-tuned; the defaults by default.
-        cache_dir: Where it is kept; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
-        progress: Informed of the steps of fine-tuning.
+        settings: Settings; None for the defaults.
+        cache_dir: Cache folder; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
+        progress: Receives the steps of fine-tuning.
 
     Raises:
         FloatingPointError: If it diverges at every learning rate.
@@ -208,7 +211,7 @@ def task_teacher(
         fit_name, finetuning = f"{name}-{rate!r}-{seed}", settings.finetuning.changed({"learning_rate": rate})
 
         def make() -> tuple[Tensors, dict[str, Any]]:
-            return _tuned(teacher, task, finetuning, seed, unfinished_folder(fit_name, cache_dir), progress)
+            return _finetune_once(teacher, task, finetuning, seed, unfinished_folder(fit_name, cache_dir), progress)
 
         fitted: tuple[Tensors, dict[str, Any]] = kept_tensors(fit_name, make, cache_dir)
         drop_unfinished(fit_name, cache_dir)
@@ -229,18 +232,18 @@ def kept_task_teacher(
     device: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> TaskTeacher:
-    """Return the teacher that a classifier learnt a task from, without training.
+    """Return the cached teacher that a classifier was distilled from, without training.
 
     Args:
-        teacher: The encoder that it was made from, or the checkpoint with a head that it is.
+        teacher: The encoder that it was made from, or the checkpoint whose own head it uses.
         task: The task.
-        fingerprint: Its fingerprint, as the record of the classifier has it.
-        max_length: Longest sequence in tokens.
-        device: Where it is run.
+        fingerprint: Fingerprint of the task's teacher, from the record of the classifier.
+        max_length: Maximum sequence length in tokens.
+        device: Device to run it on.
         cache_dir: See :func:`task_teacher`.
 
     Raises:
-        KDNASError: If it is not kept any more, or the device cannot be used.
+        KDNASError: If it is no longer cached, or the device cannot be used.
     """
     settings = TeacherSettings(finetuning=FinetuneSettings(max_length=max_length, device=device))
     if own_head(teacher, task.spec) is not None:
@@ -250,8 +253,8 @@ def kept_task_teacher(
 
     def missing() -> tuple[Tensors, Any]:
         raise KDNASError(
-            f"the teacher that the classifier of {task.name!r} learnt from is not kept (fingerprint "
-            f"{fingerprint[:12]}...); name the folder where it was with `cache_dir`, or distil the classifier again"
+            f"the teacher that the classifier of {task.name!r} was distilled from is not cached (fingerprint "
+            f"{fingerprint[:12]}...); name its cache folder with `cache_dir`, or distil the classifier again"
         )
 
     kept, record = kept_tensors(_kept_name(fingerprint), missing, cache_dir)
@@ -264,13 +267,13 @@ def _finetuned(
     settings: TeacherSettings,
     tuned: Callable[[float, int], tuple[Tensors, dict[str, Any]]],
 ) -> tuple[Tensors, dict[str, Any]]:
-    """Fine-tune at every rate, and further seeds at the best; return all weights, and a record.
+    """Fine-tune with each learning rate, then with further seeds at the best; return all weights, and a record.
 
     Args:
         teacher: The encoder.
         task: The task.
-        settings: Which rates and seeds.
-        tuned: :func:`_tuned` for a rate and a seed.
+        settings: Learning rates and seeds.
+        tuned: :func:`_finetune_once` for a rate and a seed.
     """
     base = settings.finetuning.learning_rate or default_learning_rate(teacher.architecture.hidden_size)
     tried = [tuned(multiple * base, settings.seed) for multiple in settings.rates]
@@ -292,7 +295,7 @@ def _finetuned(
     return weights, {**record, "chosen_on": len(choosing), "train_samples": len(training.train)}
 
 
-def _tuned(
+def _finetune_once(
     teacher: Teacher,
     task: TaskData,
     settings: FinetuneSettings,
@@ -300,7 +303,7 @@ def _tuned(
     checkpoints: Path | None,
     progress: Progress,
 ) -> tuple[Tensors, dict[str, Any]]:
-    """Fine-tune once; return the weights, and a record with the score. Neither is there if the training diverges."""
+    """Fine-tune once; return the weights, and a record with the score. If it diverges, there are neither."""
     training, choosing = choosing_splits(task)
     metric, spec, rate = task_metric(task.spec), task.spec, settings.learning_rate
     progress.begin(f"{FITTING} on {task.name}, learning rate {rate:g}, seed {seed}")
@@ -339,7 +342,7 @@ def _restored(
     record: dict[str, Any],
     fingerprint: str,
 ) -> TaskTeacher:
-    """Return a fine-tuned teacher from what was kept of it."""
+    """Return a fine-tuned teacher from its cached weights."""
     device, count = resolve_device(settings.finetuning.device), len({name.partition(".")[0] for name in kept})
     members = tuple(_member(teacher, task, settings, kept, number).to(device) for number in range(count))
     return TaskTeacher(members, teacher.tokenizer, settings.finetuning.max_length, fingerprint, record, teacher.name)

@@ -1,4 +1,4 @@
-"""Training on a task with the Trainer of transformers: resumable, and with early stopping where it is validated."""
+"""Training on a task with the Trainer of transformers: resumable, with early stopping if there is validation."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from kdnas_env.support.scratch import scratch_folder
 from kdnas_env.tasks.encoding import pad
 
 TARGETS = ("labels", "soft_labels")
-"""What examples hold beside the inputs of the model."""
+"""Fields of an example that are targets, not inputs of the model."""
 
 Validate = Callable[[], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a model is trained.
+    """Settings of a training.
 
     Attributes:
         learning_rate: Peak learning rate of AdamW.
-        epochs: Passes over the examples, at most.
+        epochs: Maximum number of passes over the examples.
         batch_size: Samples per step.
         warmup_fraction: Share of the steps over which the learning rate rises.
-        weight_decay: Of all but biases and norms.
+        weight_decay: Weight decay of all parameters except biases and norms.
         seed: Seed of dropout and the order of the samples.
-        device: Where to train.
-        patience: Epochs without a better validation loss after which the training ends.
+        device: Device to train on.
+        patience: Epochs without a better validation loss before the training stops.
     """
 
     learning_rate: float
@@ -60,11 +60,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training was like.
+    """Results of a training.
 
     Attributes:
         losses: Mean training loss of each epoch.
-        validations: What was validated after each epoch; empty without validation.
+        validations: Validation results after each epoch; empty without validation.
         steps: Number of steps.
     """
 
@@ -74,7 +74,7 @@ class Trained:
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Set the dropout of all parts of a model; its configuration, which is saved with it, stays as it is."""
+    """Set the dropout of all modules of a model; its configuration, which is saved with it, does not change."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
@@ -89,17 +89,17 @@ def train(
     on_progress: OnProgress,
     validate: Validate | None = None,
 ) -> Trained:
-    """Train in place, from the last checkpoint on.
+    """Train a model in place, starting from the last checkpoint.
 
     Args:
-        model: A model that returns its loss where it is given targets.
+        model: A model that returns its loss if it gets targets.
         examples: Inputs and targets of each sample.
         pad_token_id: Id of the token to pad with.
-        plan: How.
-        checkpoints: Folder for a checkpoint an epoch, of this training alone; None to keep none.
-        on_progress: Called after every step.
-        validate: Returns ``loss`` and whatever else shall be recorded, after every epoch. With it the model ends as it
-            was after the epoch with the least.
+        plan: Settings of the training.
+        checkpoints: Folder for one checkpoint per epoch, used by this training only; None to save none.
+        on_progress: Called after each step.
+        validate: Called after each epoch; returns ``loss`` and other values to record. With it, the model ends in the
+            state after the epoch with the lowest loss.
 
     Raises:
         FloatingPointError: If the loss is not finite.
@@ -112,7 +112,7 @@ def train(
         best: dict[str, Any] = {}
         if validate is not None:
             best = {
-                "eval_strategy": "epoch",  # which asks for data, though ``validate`` has its own
+                "eval_strategy": "epoch",  # requires a dataset, although ``validate`` has its own
                 "load_best_model_at_end": True,
                 "metric_for_best_model": "loss",
                 "greater_is_better": False,
@@ -131,7 +131,7 @@ def train(
             dataloader_pin_memory=plan.device.type != "cpu",
             remove_unused_columns=False,
             logging_strategy="epoch",
-            logging_nan_inf_filter=False,  # It hides NaN, which must be reported, and waits for the device every step.
+            logging_nan_inf_filter=False,  # The filter hides NaN, which must be reported, and synchronises every step.
             save_strategy="epoch" if saved else "no",
             save_total_limit=1 if validate is None else 2,  # the best and the last
             report_to="none",
@@ -139,7 +139,7 @@ def train(
             **best,
         )
         if arguments.device.type == "cuda":
-            arguments._n_gpu = 1  # More would each take a share of every batch, and change what is trained.
+            arguments._n_gpu = 1  # More GPUs would split each batch, which changes the result.
         stopping = [EarlyStoppingCallback(plan.patience)] if validate is not None else []
         trainer = _TaskTrainer(
             model,
@@ -183,12 +183,12 @@ def _stacked(values: Sequence[Any]) -> Tensor:
 class _TaskTrainer(ResumableTrainer):
     validate: Validate | None = None
 
-    # Of the base class, which is not typed.
+    # Declared here because the base class has no type hints.
     state: Any
     control: Any
 
     def go_on(self, checkpoint: Path | None) -> None:
-        """Train from a checkpoint on; one that was the last of its training has nothing left to do."""
+        """Train from a checkpoint; a checkpoint of a finished training only restores the best model."""
         if checkpoint is not None and self.validate is not None:
             state = TrainerState.load_from_json(str(checkpoint / STATE))
             stop = state.stateful_callbacks.get("TrainerControl", {}).get("args", {}).get("should_training_stop")
@@ -210,7 +210,7 @@ class _TaskTrainer(ResumableTrainer):
         return metrics
 
     def _load_best_model(self) -> None:
-        # The folder may have been moved since the name was written.
+        # The folder may have been moved since the path was written.
         name = Path(self.state.best_model_checkpoint).name
         self.state.best_model_checkpoint = str(Path(self.args.output_dir) / name)
         super()._load_best_model()
@@ -218,11 +218,11 @@ class _TaskTrainer(ResumableTrainer):
 
 @contextmanager
 def _turns(on_progress: OnProgress, *, keeps_last: bool) -> Iterator[Any]:
-    """Yield a callback that holds the cores while an epoch lasts, and sees to the losses.
+    """Yield a callback that holds the training lock during each epoch and checks the losses.
 
     Args:
         on_progress: Called after every step.
-        keeps_last: Whether the last epoch has a checkpoint: it may be the best.
+        keeps_last: Whether to save a checkpoint of the last epoch, because it may be the best.
     """
 
     class Turns(TrainerCallback):  # type: ignore[misc]

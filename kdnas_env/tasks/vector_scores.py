@@ -1,4 +1,4 @@
-"""How far one model's vectors of texts can stand in for another's."""
+"""Comparison of a student's text vectors with its teacher's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdnas_env.support.arrays import Floats32
 from kdnas_env.support.statistics import percentile_interval, spearman_rho
 
 NEAREST = 10
-"""Neighbours that retrieval is judged by."""
+"""Number of neighbours for the retrieval scores."""
 
 _RESAMPLES = 200
 _RESAMPLED_PAIRS = 20_000
@@ -21,20 +21,20 @@ _TRUNCATED = (384, 256, 128, 64)
 
 @dataclass(frozen=True)
 class EmbeddingScore:
-    """How much the vectors of a student are worth in place of its teacher's, on held-out texts; plain data.
+    """How well a student's vectors can replace its teacher's, on held-out texts; plain data.
 
-    Each value has its 95 % bootstrap interval over the texts, ``(value, low, high)``. Half of the texts are queries,
-    half are documents.
+    Each value has its 95 % bootstrap interval over the texts: ``(value, low, high)``. Half of the texts are queries,
+    the other half are documents.
 
     Attributes:
         texts: Number of texts.
         cosine: Mean cosine of a text's two vectors.
-        spearman: Spearman's correlation of the cosines of all pairs of texts with the teacher's.
-        overlap: Share of the 10 documents nearest to a query by the teacher that are so by the student.
-        overlap_in_teachers: The same of the student's queries in the teacher's documents, an index that exists.
-        recall: Share of the queries whose nearest document by the teacher is among the student's 10 nearest.
-        recall_in_teachers: The same in the teacher's documents.
-        truncated: Spearman's correlation of the first so many dimensions of both, made unit vectors again.
+        spearman: Spearman's correlation between student and teacher of the cosines of all pairs of texts.
+        overlap: Share of the 10 nearest documents of a query that are the same for student and teacher.
+        overlap_in_teachers: The same with the student's queries and the teacher's documents, such as an existing index.
+        recall: Share of the queries whose nearest document according to the teacher is among the student's 10 nearest.
+        recall_in_teachers: The same with the student's queries and the teacher's documents.
+        truncated: Spearman's correlation for the first dimensions of both, renormalised, by number of dimensions.
     """
 
     texts: int
@@ -57,7 +57,7 @@ def score_vectors(student: Floats32, teacher: Floats32, seed: int = 0) -> Embedd
 
     Args:
         student: Unit vectors, ``(texts, width)``.
-        teacher: Those of the same texts, alike.
+        teacher: Unit vectors of the same texts by the teacher, ``(texts, width)``.
         seed: Seed of the bootstrap.
 
     Raises:
@@ -65,7 +65,7 @@ def score_vectors(student: Floats32, teacher: Floats32, seed: int = 0) -> Embedd
     """
     count = len(student)
     if count < 4 * NEAREST:
-        raise KDNASError(f"{count} texts cannot tell neighbours apart; give at least {4 * NEAREST}")
+        raise KDNASError(f"{count} texts are too few for nearest neighbours; give at least {4 * NEAREST}")
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, count, (_RESAMPLES, count))
     queries, documents = slice(0, count // 2), slice(count // 2, count)
@@ -79,7 +79,7 @@ def score_vectors(student: Floats32, teacher: Floats32, seed: int = 0) -> Embedd
         resampled = []
         for draw in draws:
             first, second = draw[rows], draw[columns]
-            other = np.flatnonzero(first != second)  # A text that is drawn twice is no pair.
+            other = np.flatnonzero(first != second)  # Skip pairs of a text with itself.
             pairs = rng.choice(other, _RESAMPLED_PAIRS)
             first, second = first[pairs], second[pairs]
             resampled.append(spearman_rho(similar[0][first, second], similar[1][first, second]))
@@ -110,19 +110,19 @@ def score_vectors(student: Floats32, teacher: Floats32, seed: int = 0) -> Embedd
 
 
 def _similarities(ours: Floats32, theirs: Floats32) -> tuple[list[Floats32], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the cosines of all pairs of texts by both, each ``(texts, texts)``, and the places of the pairs."""
+    """Return the cosines of all pairs of texts by both models, each ``(texts, texts)``, and the pairs' indices."""
     rows, columns = np.triu_indices(len(ours), 1)
     return [_unit(values) @ _unit(values).T for values in (ours, theirs)], rows, columns
 
 
 def spearman(ours: Floats32, theirs: Floats32) -> float:
-    """Return Spearman's correlation of the cosines of all pairs of texts by two models; see :func:`score_vectors`."""
+    """Return Spearman's correlation between the cosines of all pairs of texts by two models."""
     similar, rows, columns = _similarities(ours, theirs)
     return spearman_rho(similar[0][rows, columns], similar[1][rows, columns])
 
 
 def _nearest(queries: Floats32, documents: Floats32) -> NDArray[np.int64]:
-    """Return the places of the nearest documents of each query, nearest first, ``(queries, NEAREST)``."""
+    """Return the indices of the nearest documents of each query, nearest first, ``(queries, NEAREST)``."""
     order: NDArray[np.int64] = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :NEAREST]
     return order
 

@@ -1,4 +1,4 @@
-"""Vectors of texts: by a teacher, and by the students that take its place."""
+"""Text vectors of a teacher and of embedding students."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from kdnas_env.tasks.labelling import CHUNK_SAMPLES, kept_chunk
 from kdnas_env.tasks.teacher import TaskTeacher
 
 BATCH_SIZE = 64
-"""Texts of a pass."""
+"""Texts per forward pass."""
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingTeacher:
-    """A frozen model that makes vectors of texts.
+    """A frozen model that computes text vectors.
 
     Attributes:
         model: A ``SentenceTransformer``.
         name: Name of the teacher.
-        fingerprint: SHA-256 (hex) of what decides its vectors.
+        fingerprint: SHA-256 (hex) of everything that determines its vectors.
     """
 
     model: Any
@@ -44,7 +44,7 @@ class EmbeddingTeacher:
 
     @property
     def width(self) -> int:
-        """Length of a vector."""
+        """Width of a vector."""
         return int(self.model.get_embedding_dimension())
 
     def vectors(
@@ -54,14 +54,14 @@ class EmbeddingTeacher:
         *,
         on_progress: OnProgress = SILENT.advance,
     ) -> Floats32:
-        """Return unit vectors of texts, float32 ``(texts, width)``: computed once and kept.
+        """Return unit vectors of texts, float32 ``(texts, width)``, computed once and cached.
 
-        What was computed when it was killed is not computed again.
+        An interrupted computation resumes from its finished parts.
 
         Args:
             texts: The texts.
-            cache_dir: Where they are kept; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
-            on_progress: Called with the texts that are done, if they were not kept.
+            cache_dir: Cache folder; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
+            on_progress: Called with the number of finished texts, unless the vectors were cached.
         """
         name = f"vectors-{key_of([self.fingerprint, list(texts)])[:32]}"
 
@@ -71,7 +71,7 @@ class EmbeddingTeacher:
             for first in range(0, len(texts), CHUNK_SAMPLES):
                 part = texts[first : first + CHUNK_SAMPLES]
                 file = None if unfinished is None else unfinished / f"{first}.npy"
-                parts.append(kept_chunk(file, len(part), partial(self._computed, part)))
+                parts.append(kept_chunk(file, len(part), partial(self._compute_vectors, part)))
                 on_progress(first + len(part), len(texts))
             return {"vectors": torch.from_numpy(np.concatenate(parts))}, None
 
@@ -79,17 +79,17 @@ class EmbeddingTeacher:
         drop_unfinished(name, cache_dir)
         return tensors["vectors"].numpy()
 
-    def _computed(self, texts: Sequence[str]) -> Floats32:
+    def _compute_vectors(self, texts: Sequence[str]) -> Floats32:
         with training_lock():
             return vectors(self.model, texts)
 
 
 def embedding_teacher(teacher: Teacher, max_length: int | None = None) -> EmbeddingTeacher:
-    """Return what makes vectors of a teacher: what its files for Sentence Transformers say, else the mean over tokens.
+    """Return the vector model of a teacher: its own Sentence Transformers modules, else mean pooling.
 
     Args:
         teacher: The teacher.
-        max_length: Longest text in tokens; None for what the teacher says.
+        max_length: Maximum length of a text in tokens; None for the teacher's own.
 
     Raises:
         DependencyError: If sentence-transformers is not installed.
@@ -112,9 +112,9 @@ def embedding_teacher(teacher: Teacher, max_length: int | None = None) -> Embedd
 
 
 def vector_teacher(teacher: Teacher) -> TaskTeacher:
-    """Return what makes vectors of a teacher as the teacher of a task, whose soft labels are unit vectors.
+    """Return a teacher's vector model as a task teacher, whose soft labels are unit vectors.
 
-    They are those of texts without a prompt, as long as the corpus has them.
+    It embeds texts without a prompt, at their length in the corpus.
 
     Raises:
         DependencyError: If sentence-transformers is not installed.
@@ -127,7 +127,7 @@ def vector_teacher(teacher: Teacher) -> TaskTeacher:
 
 
 def open_embedder(folder: str | os.PathLike[str]) -> Any:
-    """Load an embedding student as a ``SentenceTransformer`` on the CPU, running no code of its folder.
+    """Load an embedding student as a ``SentenceTransformer`` on the CPU, without running code of its folder.
 
     Raises:
         DependencyError: If sentence-transformers is not installed.
@@ -151,10 +151,10 @@ class _UnitVectors(nn.Module):
 
 
 class SentenceVectors(nn.Module):
-    """An embedding student as a function of the inputs of its encoder, as graphs have it.
+    """An embedding student as a function of the encoder's inputs, for graph export.
 
     Args:
-        encoder: Its encoder, as transformers has it.
+        encoder: Its encoder, a model of transformers.
         model: The ``SentenceTransformer``.
     """
 

@@ -15,7 +15,7 @@ from kdnas_env.support.arrays import Bools, Ints
 from kdnas_env.wrappers.common import Step, action_grid
 
 _COUNTLESS = 2**62
-"""Replaces larger numbers of points, because a grid may exceed 64 bits; no search evaluates as many."""
+"""Upper limit of counts, because a grid may exceed 64 bits; no search evaluates as many points."""
 
 
 class ActionMasks(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -106,5 +106,5 @@ def choice_counts(grid: Grid) -> Ints:
 
 
 def choice_positions(grid: Grid, action: Sequence[int] | Ints) -> Ints:
-    """Return where the choices of an action stand in :func:`choice_counts`, int64 of shape ``(dims,)``."""
+    """Return the positions of an action's choices in :func:`choice_counts`, int64 of shape ``(dims,)``."""
     return np.cumsum((0, *grid.nvec[:-1])) + np.asarray(action, dtype=np.int64)

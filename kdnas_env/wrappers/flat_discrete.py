@@ -1,4 +1,4 @@
-"""One number per candidate, for agents that know ``Discrete`` actions only."""
+"""One number per candidate, for agents that support only ``Discrete`` actions."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class FlatDiscrete(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """Return the number of a wrapped action.
 
         Raises:
-            SpaceError: If the action is malformed, outside the wrapped action space, or not among those numbered.
+            SpaceError: If the action is malformed, outside the wrapped action space, or not a numbered one.
         """
         choices = np.asarray(action)
         if not self.env.action_space.contains(choices):

@@ -1,4 +1,4 @@
-"""Reward for getting better."""
+"""Reward for improving on the best candidate so far."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class ImprovementReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     @property
     def identity(self) -> dict[str, Any] | None:
-        """What decides the rewards: that of the wrapped environment, and this wrapper."""
+        """Identity of the rewards: that of the wrapped environment, and this wrapper's settings."""
         return wrapped_identity(self, start=self.start)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset the wrapped environment; there is no best but the start."""
+        """Reset the wrapped environment; the best reward is the start again."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._best = self.start
         return observation, self._explained(info, 0.0)

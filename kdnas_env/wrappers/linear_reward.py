@@ -1,4 +1,4 @@
-"""A weighted sum of several objectives."""
+"""Reward as a weighted sum of several objectives."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class LinearReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     @property
     def identity(self) -> dict[str, Any] | None:
-        """What decides the rewards: that of the wrapped environment, and this wrapper."""
+        """Identity of the rewards: that of the wrapped environment, and this wrapper's settings."""
         return wrapped_identity(self, weights=list(self.weights))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

@@ -39,8 +39,8 @@ class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     the one after. In `cyclic` dimensions the last choice is followed by the first. An action outside the space raises
     `SpaceError`.
 
-    A move that leaves the grid, or reaches a candidate that `valid_action_indices` of the wrapped environment does not
-    list, is forbidden: it leaves the current candidate as it is, which is then evaluated.
+    A move that would leave the grid, or reach a candidate that `valid_action_indices` of the wrapped environment does
+    not list, is forbidden: the current candidate stays the same and is evaluated.
 
     ## Observation Space
 
@@ -56,8 +56,8 @@ class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     ## Starting State
 
-    A candidate drawn uniformly from those allowed, with the environment's `np_random`, which the seed of `reset`
-    seeds. It is not evaluated unless the agent comes back to it.
+    A candidate drawn uniformly from the allowed ones, with the environment's `np_random`, which the seed of `reset`
+    determines. It is not evaluated unless the agent returns to it.
 
     ## Episode End
 
@@ -72,7 +72,7 @@ class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     | `action_mask` | int8 array | `(2 * dims,)`, 1: the move is allowed       |
     | `moved`       | bool       | the step moved, rather than being forbidden |
 
-    Where no move is allowed, the mask allows all, and all leave the candidate as it is. `action_masks()` gives the
+    If no move is allowed, the mask allows all moves, none of which changes the candidate. `action_masks()` returns the
     same mask as bool, as `MaskablePPO` of sb3-contrib expects it.
 
     ## Arguments
@@ -122,7 +122,7 @@ class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return mask if mask.any() else ~mask
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset the wrapped environment and draw where to start."""
+        """Reset the wrapped environment and draw the first candidate."""
         observation, info = self.env.reset(seed=seed, options=options)
         grid, rng = self._grid, self.np_random
         self._current = rng.integers(grid.nvec) if grid.allowed is None else grid.action(int(rng.choice(grid.allowed)))
@@ -165,7 +165,7 @@ def neighbour(grid: Grid, point: Ints, move: int, cyclic: Collection[int] = ()) 
 
     Args:
         grid: The grid.
-        point: Where the move starts, int64 of shape ``(dims,)``.
+        point: The current point, int64 of shape ``(dims,)``.
         move: ``2 * dimension`` for one choice down, ``2 * dimension + 1`` for one up.
         cyclic: Dimensions whose last choice is followed by the first.
     """

@@ -1,4 +1,4 @@
-"""Choosing how long to distil a candidate."""
+"""Choosing the number of epochs of a candidate's distillation."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ class MultiFidelity(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     @property
     def identity(self) -> dict[str, Any] | None:
-        """What decides the rewards: that of the wrapped environment, and this wrapper."""
+        """Identity of the rewards: that of the wrapped environment, and this wrapper's settings."""
         return wrapped_identity(self, epochs=list(self.epochs))
 
     @property
     def valid_action_indices(self) -> npt.NDArray[np.int64] | None:
-        """Flat indices of the actions worth a step: those of the wrapped environment, each with every choice."""
+        """Flat indices of the useful actions: those of the wrapped environment, each with every choice of epochs."""
         valid = env_attribute(self.env, "valid_action_indices")
         if valid is None:
             return None
@@ -94,7 +94,7 @@ class MultiFidelity(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     @property
     def max_evaluations(self) -> int:
-        """Evaluations per episode, all of them as short as can be."""
+        """Maximum number of evaluations per episode, with the fewest epochs each."""
         return int(env_attribute(self.env, "budget")) // max(1, self.epochs[0])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -103,7 +103,7 @@ class MultiFidelity(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return self._observed(observation, 0), info
 
     def step(self, action: Any) -> Step:
-        """Evaluate a candidate for the number of epochs that the action names.
+        """Evaluate a candidate for the chosen number of epochs.
 
         Raises:
             SpaceError: If the action is malformed or out of range.

@@ -1,4 +1,4 @@
-"""Several objectives at a time."""
+"""Reward with several objectives."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class MultiObjectiveReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArg
 
     @property
     def identity(self) -> dict[str, Any] | None:
-        """What decides the rewards: that of the wrapped environment, and this wrapper."""
+        """Identity of the rewards: that of the wrapped environment, and this wrapper's settings."""
         return wrapped_identity(
             self, objectives={objective.key: [objective.worst, objective.best] for objective in self._objectives}
         )
@@ -116,7 +116,7 @@ class MultiObjectiveReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArg
 
 @dataclass(frozen=True)
 class _Objective:
-    """A quantity with its worst and its best value; the greater worst is of one that is minimised."""
+    """A quantity with its worst and its best value; it is minimised if the worst value is greater."""
 
     key: str
     worst: float

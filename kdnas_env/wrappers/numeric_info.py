@@ -53,8 +53,8 @@ class NumericInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 class NumericVectorInfo(gym.vector.VectorWrapper):
     """Return numbers in infos of a vector environment as arrays, and remove texts; see `NumericInfo`.
 
-    `final_info` of the autoreset mode `SameStep` is treated alike. Masks (the keys with a leading `_`) go with what
-    they belong to.
+    `final_info` of the autoreset mode `SameStep` is converted in the same way. Masks (keys with a leading `_`) are kept
+    or removed together with their keys.
     """
 
     @property
@@ -68,7 +68,7 @@ class NumericVectorInfo(gym.vector.VectorWrapper):
         return observations, numeric(infos)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Take a step in all seats."""
+        """Take a step in all sub-environments."""
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         return observations, rewards, terminations, truncations, numeric(infos)
 
@@ -89,7 +89,7 @@ def numeric(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a value is a text, or an array of texts."""
+    """Return whether a value is a text, or an array of texts."""
     if isinstance(value, np.ndarray) and value.dtype == object and value.size:
         value = value.flat[0]
     return isinstance(value, str)

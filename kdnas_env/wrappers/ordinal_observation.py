@@ -57,7 +57,7 @@ def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
 
 
 def _bounds(space: spaces.Space[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the least and the largest value of each number."""
+    """Return the minimum and the maximum of each number."""
     if isinstance(space, spaces.Box):
         return space.low.ravel(), space.high.ravel()
     if isinstance(space, spaces.MultiDiscrete | spaces.Discrete | spaces.MultiBinary):

@@ -1,4 +1,4 @@
-"""One decision at a time: a candidate is put together dimension by dimension."""
+"""Sequential decisions: a candidate is composed dimension by dimension."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from kdnas_env.wrappers.common import (
 )
 
 _PENALTY = -1.0
-"""Reward of a rejected candidate where the environment does not declare its least reward."""
+"""Reward of a rejected candidate if the environment does not declare the reward of a failure."""
 
 
 class SequentialChoice(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -146,7 +146,7 @@ class SequentialChoice(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return self._extended(*answer)
 
     def step(self, action: Any) -> Step:
-        """Choose for the next dimension; the last choice has the candidate evaluated.
+        """Choose for the next dimension; the last choice completes the candidate, which is then evaluated.
 
         Raises:
             SpaceError: If the action is outside the action space.
@@ -197,12 +197,12 @@ class SequentialChoice(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 def open_completions(grid: Grid, prefix: Sequence[int], evaluated: Sequence[int] = ()) -> Bools:
     """Return which choices of the next dimension lead to an open point: one that is allowed and was not evaluated.
 
-    The points behind a choice are neighbours in number, so that two look-ups in a sorted list count them.
+    The points behind a choice have consecutive numbers, so two look-ups in a sorted list count them.
 
     Args:
         grid: The grid.
         prefix: Choices of the first dimensions.
-        evaluated: Sorted numbers of the allowed points that are not open any more.
+        evaluated: Sorted numbers of the allowed points that are no longer open.
 
     Returns:
         Bool of shape ``(nvec[len(prefix)],)``.

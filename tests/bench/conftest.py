@@ -58,10 +58,10 @@ def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer the agents ``raises``, ``resets``, ``ponders`` and ``repeats``."""
     places = {name: f"misbehaving:{name.capitalize()}" for name in ("raises", "resets", "ponders", "repeats")}
 
-    installed = kdnas_env.searching.registry._offers
+    installed = kdnas_env.searching.registry._entry_points_of
 
     def offers(name: str) -> tuple[EntryPoint, ...]:
         place = places.get(name)
         return installed(name) if place is None else (EntryPoint(name, place, GROUP),)
 
-    monkeypatch.setattr(kdnas_env.searching.registry, "_offers", offers)
+    monkeypatch.setattr(kdnas_env.searching.registry, "_entry_points_of", offers)

@@ -93,7 +93,7 @@ def test_the_critical_difference_of_demsar() -> None:
 def test_shapes_have_to_agree() -> None:
     with pytest.raises(KDNASError, match=r"scores of 'other' have shape \(1, 2\), those of the reference \(1, 3\)"):
         paired_tests(np.zeros((1, 3)), {"other": np.zeros((1, 2))})
-    with pytest.raises(KDNASError, match="expected those of all agents to be one"):
+    with pytest.raises(KDNASError, match="expected the same shape for all agents"):
         mean_ranks({"a": np.zeros((1, 3)), "b": np.zeros((1, 2))})
     with pytest.raises(KDNASError, match=r"shape \(1, 2, 3\); expected \(tasks, seeds\)"):
         paired_tests(np.zeros((1, 2, 3)), {})

@@ -112,7 +112,7 @@ def test_another_table_is_found(submission: Path, tmp_path: Path) -> None:
     path = tmp_path / "other.parquet"
     tables = dict.fromkeys(metadata["tables"], "0" * 64)
     write_trajectories(path, trajectories, {**metadata, "tables": tables})
-    assert "is another here than the one that was searched" in verify(path).faults[0]
+    assert "here is not the one that was searched" in verify(path).faults[0]
 
 
 def test_more_workers_at_a_time_than_there_are_is_found(table_file: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_more_workers_at_a_time_than_there_are_is_found(table_file: Path, tmp_pa
         columns = {name: getattr(one, name)[order] for name in COLUMNS}
         return replace(one, **{**columns, "start": np.zeros(len(one)), "finish": (one.finish - one.start)[order]})
 
-    assert "9 evaluations run at a time, with 3 workers" in _forged(path, tmp_path, at_once).faults[0]
+    assert "9 evaluations run in parallel, with 3 workers" in _forged(path, tmp_path, at_once).faults[0]
 
 
 @pytest.mark.parametrize("workers", [None, 3])
@@ -159,7 +159,7 @@ def test_evaluations_cannot_be_made_shorter_or_begin_too_late(table_file: Path, 
 @pytest.mark.parametrize("seconds", [-1.0, np.nan, np.inf])
 def test_times_that_are_none_are_found(submission: Path, tmp_path: Path, seconds: float) -> None:
     forged = _forged(submission, tmp_path, lambda one: replace(one, agent_seconds=one.agent_seconds + seconds))
-    assert "a time that is no time" in forged.faults[0]
+    assert "a time of the agent is negative or not finite" in forged.faults[0]
 
 
 @pytest.fixture
@@ -226,11 +226,11 @@ def test_what_does_not_replay_does_not_join(alone: Path, wanted: Race, tmp_path:
     trajectories, metadata = read_submission(alone)
     better = [replace(one, observed=one.observed + 0.01) for one in trajectories]
     write_trajectories(tmp_path / "better.parquet", better, metadata)
-    with pytest.raises(KDNASError, match=r"does not hold: .*seed 0: observed of evaluation 1 is"):
+    with pytest.raises(KDNASError, match=r"is not correct: .*seed 0: observed of evaluation 1 is"):
         join([tmp_path / "better.parquet"], wanted, _truths(wanted))
     picked = [one for one in trajectories if one.seed]
     write_trajectories(tmp_path / "picked.parquet", [*picked, *picked], metadata)
-    with pytest.raises(KDNASError, match=r"does not hold: .*the seeds are \[1, 1\]"):
+    with pytest.raises(KDNASError, match=r"is not correct: .*the seeds are \[1, 1\]"):
         join([tmp_path / "picked.parquet"], wanted, _truths(wanted))
 
 
@@ -252,5 +252,5 @@ def test_only_an_agent_of_the_race_can_be_submitted(table_file: Path, tmp_path: 
         submit(folder, "lstm", tmp_path / "x.parquet")
     with pytest.raises(RunError, match="is not the folder of a race"):
         submit(tmp_path, "random", tmp_path / "x.parquet")
-    with pytest.raises(RunError, match="is no submission of one agent"):
+    with pytest.raises(RunError, match="is not a submission of one agent"):
         verify(folder / "trajectories.parquet")

@@ -221,6 +221,6 @@ def test_a_damaged_record_of_a_race_is_told(text: str, wanted: Race, tmp_path: P
 
 def test_a_folder_of_something_else_is_left_alone(wanted: Race, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"mine": 1}')
-    with pytest.raises(RunError, match=r"is not empty and no race: it holds 'results.json'"):
+    with pytest.raises(RunError, match=r"is not empty and not a race: it holds 'results.json'"):
         race(wanted, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]

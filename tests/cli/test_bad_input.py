@@ -155,7 +155,7 @@ def test_two_processes_in_one_run(finished: Path, capsys: pytest.CaptureFixture[
         ({"threads": 0}, "threads is 0"),
         ({"agent-settings": "learning_rate=nan"}, "learning_rate is 'nan'; expected a finite number"),
         ({"agent-settings": "learning_rate=fast"}, "learning_rate is 'fast'; expected a finite number"),
-        ({"agent-settings": "learning_rate 1e-3"}, "'learning_rate 1e-3' is no setting; write it as NAME=VALUE"),
+        ({"agent-settings": "learning_rate 1e-3"}, "'learning_rate 1e-3' is not a setting; write it as NAME=VALUE"),
         ({"agent": "optuna", "agent-settings": "n_startup_trials=5"}, "'n_startup_trials'"),
     ],
 )
@@ -176,7 +176,7 @@ def recorded(tmp_path: Path, options: RecordedOptions, **changes: Any) -> list[s
 @pytest.mark.parametrize(
     ("options", "changes", "expected"),
     [
-        (SearchOptions(), {"out": "/elsewhere"}, "name ['out'], which is never recorded"),
+        (SearchOptions(), {"out": "/elsewhere"}, "contain ['out'], which are never recorded"),
         (SearchOptions(), {"cache_dir": "/elsewhere"}, "name ['cache_dir']"),
         (PipelineOptions(), {"search": {"resume": "/elsewhere"}}, "name ['search.resume']"),
         (PipelineOptions(), {"export": {"push": "somebody/else", "public": True}}, "'export.push', 'export.public'"),

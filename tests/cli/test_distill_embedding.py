@@ -105,7 +105,7 @@ def test_what_is_named_is_left_out_too(searched: Searched, tmp_path: Path) -> No
 def test_what_is_refused(searched: Searched, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run, _ = searched
     said = complaint(["score", str(run / "student"), "--tasks", "embedding", "--out", str(tmp_path / "x")], capsys)
-    assert "has no labels that could be scored; it makes embedding models (kdnas run --task embedding, or" in said
+    assert "has no labels to score; it makes embedding models (kdnas run --task embedding, or" in said
     said = complaint(["distill", str(run), "--task", "embedding", "--task.unlabelled", "none"], capsys)
     assert "--task.unlabelled is none, but an embedding model learns from text" in said
     few = tmp_path / "few.txt"

@@ -148,7 +148,7 @@ def test_exported_classifiers_are_scored_file_by_file(
     assert files(tmp_path / "scores" / "cells") == before
     assert "mean of 2, int8" in capsys.readouterr().out
     said = complaint(["score", exports[0], "--out", str(tmp_path / "no"), "--cache-dir", str(tmp_path / "new")], capsys)
-    assert "learnt from is not kept" in said
+    assert "was distilled from is not cached" in said
     assert "--cache-dir" in said
 
 

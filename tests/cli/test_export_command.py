@@ -83,7 +83,7 @@ def test_the_folder_of_a_run_is_no_model(tmp_path: Path) -> None:
     for name in ("config.json", "run.json", "student/config.json"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(
-        KDNASError, match=r"the folder of a run, no model; name the folder of a model in it, '.*/student'"
+        KDNASError, match=r"the folder of a run, not a model; name the folder of a model in it, '.*/student'"
     ):
         run_export(ExportOptions(str(tmp_path)))
     (tmp_path / "embedder").mkdir()

@@ -321,7 +321,7 @@ def test_settings_of_a_single_task(options: Options, tmp_path: Path) -> None:
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"max_samples": 0}, "max_samples is 0"),
         ({"task_settings": ("rte.epochs",)}, "'rte.epochs' is malformed"),
-        ({"task_settings": ("cola.epochs=1",)}, "of no task of this run"),
+        ({"task_settings": ("cola.epochs=1",)}, "names no task of this run"),
         ({"task_settings": ("rte.lr=1",)}, "unknown setting 'lr'"),
         ({"task_settings": ("rte.epochs=many",)}, "epochs is 'many'"),
         ({"task_settings": ("rte.epochs=[",)}, "is not plain data"),

@@ -177,7 +177,7 @@ def test_it_does_not_go_on_with_another_task_under_the_same_name(
     ("changes", "message"),
     [
         ({"tasks": "squad"}, "squad"),
-        ({"students": 30}, "30 students are wanted, but the space holds 18"),
+        ({"students": 30}, "30 students are requested, but the space holds 18"),
     ],
 )
 def test_bad_input(changes: dict[str, Any], message: str, flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:

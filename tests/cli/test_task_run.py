@@ -291,7 +291,7 @@ def test_what_chooses(tmp_path: Path) -> None:
         ({"task": "nowhere.csv"}, "'nowhere.csv' is not there"),
         ({"task.label-column": "mood"}, "has no column 'mood'; its columns are"),
         ({"task.text-columns": "mood"}, "task '{task}' has no column 'mood'; its columns are ['text', 'label']"),
-        ({"task.text-columns": "label"}, "column 'label' is named for the text and for the label"),
+        ({"task.text-columns": "label"}, "column 'label' is both text and label"),
         ({"family": "all"}, "--family has no effect with --task"),
         ({"score.seeds": "3"}, "--score.seeds has no effect with --task"),
         ({"candidates": "0"}, "--candidates is 0"),

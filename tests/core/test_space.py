@@ -245,8 +245,8 @@ def test_dimensions_follow_the_student_fields(space: SearchSpace) -> None:
         ("max_parameters: .nan\nhidden_size: [384, 768]", "max_parameters is nan"),
         ("3: [1, 2]", "key 3 is not a text"),
         ("[1, 2]", "; expected a mapping of dimensions"),
-        ("hidden_size: [384, 768]\nhidden_size: [384]", "the key 'hidden_size' stands there twice"),
-        ('{"hidden_size": [384, 768], "hidden_size": [384]}', "the key 'hidden_size' stands there twice"),
+        ("hidden_size: [384, 768]\nhidden_size: [384]", "the key 'hidden_size' occurs twice"),
+        ('{"hidden_size": [384, 768], "hidden_size": [384]}', "the key 'hidden_size' occurs twice"),
     ],
 )
 def test_files_that_hold_something_else_are_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_store_keeps_what_failed_and_goes_on_when_it_is_opened_again(tmp_path:
     inner = Broken([FAILED])
     with StoredEvaluator(inner, tmp_path / "store.sqlite") as store:
         with pytest.raises(
-            RunError, match=r"all of the first 3 students ended alike \(failed\): .*off the bus; so would"
+            RunError, match=r"all of the first 3 students ended with status failed: .*off the bus. The others would"
         ):
             store.evaluate(STUDENTS[:8], Fidelity())
         assert [record.status for record in store.records()] == [Status.FAILED] * 3
@@ -115,11 +115,11 @@ def test_an_environment_without_a_store_stops_too() -> None:
     assert valid is not None
     for index in valid[:2]:
         env.step(SPACE.from_index(int(index)))
-    with pytest.raises(RunError, match="ended alike"):
+    with pytest.raises(RunError, match="ended with status"):
         env.step(SPACE.from_index(int(valid[2])))
     vector = KDNASVectorEnv(KDNASEnv(SPACE, Broken([FAILED])), 8)
     vector.reset()
-    with pytest.raises(RunError, match="ended alike"):
+    with pytest.raises(RunError, match="ended with status"):
         vector.step(np.array([SPACE.from_index(int(index)) for index in valid[:8]]))
 
 
@@ -150,6 +150,6 @@ def test_a_search_without_rounds_stops_too(end: tuple[Status, str], tmp_path: Pa
     evaluator = Broken([end])
     with StoredEvaluator(evaluator, tmp_path / "store.sqlite") as store:
         env = KDNASEnv(SPACE, store, budget=30)
-        with WorkerPool(SimulatedBackend(evaluator), 4) as pool, pytest.raises(RunError, match="ended alike"):
+        with WorkerPool(SimulatedBackend(evaluator), 4) as pool, pytest.raises(RunError, match="ended with status"):
             search_asynchronously(EvolutionAgent(), env, store, pool)
         assert store.count() == ENOUGH[end[0]]

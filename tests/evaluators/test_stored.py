@@ -484,4 +484,4 @@ def test_a_record_of_another_student_is_no_answer(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE evaluations SET evaluation = (SELECT evaluation FROM evaluations WHERE id = 2)")
     connection.close()
-    assert f"it is of {CONFIGS[1]}, and stands for {CONFIGS[0]}" in _message(path)
+    assert f"it is of {CONFIGS[1]}, but stored under {CONFIGS[0]}" in _message(path)

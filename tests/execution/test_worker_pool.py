@@ -88,7 +88,7 @@ def test_a_student_that_kills_every_worker_is_a_failure_and_no_more(tmp_path: Pa
     with open_pool(Troubled(folder=str(tmp_path), deadly=CONFIGS[3]), attempts=2) as pool:
         found = evaluate(pool)
     assert found[3].status is Status.FAILED
-    assert found[3].error == "given up after 2 attempts: the worker was killed by SIGKILL, perhaps for memory"
+    assert found[3].error == "given up after 2 attempts: the worker was killed by SIGKILL, perhaps out of memory"
     assert (found[3].config, found[3].fidelity) == (CONFIGS[3], FIDELITY)
     assert begun(tmp_path, CONFIGS[3]) == 2
     assert found[:3] + found[4:] == expected(CONFIGS[:3] + CONFIGS[4:])

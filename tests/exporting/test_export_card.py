@@ -79,7 +79,7 @@ def test_a_projection_to_a_lower_layer_gives_no_vectors_of_the_teacher(mapping: 
 def test_it_says_what_the_vectors_are(student_dir: StudentDir, exported: Exported) -> None:
     card = (Path(exported("bert of bert").folder) / "README.md").read_text()
     assert "16 wide, in a space of the student's own. Similarities between them are not those of the teacher." in card
-    assert "(`projection.safetensors`): `imitation` is what it makes of the teacher's vectors, 32 wide" in card
+    assert "(`projection.safetensors`): `imitation` predicts the teacher's vectors, 32 wide" in card
     source = load_source(student_dir("bert of bert"))
     bare = export_card(replace(source, projection=None), exported("bert of bert"))
     assert "No projection to the teacher's last layer is kept." in bare

@@ -97,7 +97,7 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     (model / "modules.json").write_text("[]")
     report = write_export(model, tmp_path / "out", latency=None)
     pretraining, modules = report.notes
-    assert pretraining.endswith("pretraining alone: pooler, cls")
+    assert pretraining.endswith("serve only its pretraining: pooler, cls")
     assert "its pooling, modules.json" in modules
     card = (tmp_path / "out" / "README.md").read_text()
     assert pretraining in card
@@ -107,7 +107,7 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
 def test_a_projection_of_another_model_is_refused(student: Path, tmp_path: Path) -> None:
     model = Path(shutil.copytree(student, tmp_path / "model"))
     write_projection(model, {"projection.weight": torch.zeros(1, 17, 32), "projection.bias": torch.zeros(1, 32)})
-    with pytest.raises(ExportError, match="is not of the model beside it"):
+    with pytest.raises(ExportError, match="does not fit the model there"):
         write_export(model, tmp_path / "out", latency=None)
 
 
@@ -194,13 +194,13 @@ def test_a_comparison_with_no_number_fails(student: Path) -> None:
 
     architecture, names = source.encoder.architecture, source.input_names
     assert check_equal("it", zeros, zeros, architecture, names).max_abs_error == 0
-    with pytest.raises(ExportError, match="off by up to nan"):
+    with pytest.raises(ExportError, match="deviate by up to nan"):
         check_equal("it", nothing, zeros, architecture, names)
 
 
 def test_a_hub_out_of_reach_is_explained(tmp_path: Path) -> None:
     (tmp_path / EXPORT).write_text("{}")
-    with pytest.raises(ExportError, match=r"is complete, but cannot be pushed to 'me/student'.*hf auth login"):
+    with pytest.raises(ExportError, match=r"is complete, but uploading it to 'me/student' failed.*hf auth login"):
         push_folder(tmp_path, "me/student", endpoint="http://127.0.0.1:9")
     with pytest.raises(ExportError, match="write OWNER/NAME"):
         push_folder(tmp_path, "my student")

@@ -15,7 +15,7 @@ from small_tables import planted_metadata
 from test_fuzz_plain import PROBE, RECORD_TEXT, STUDENT
 
 from kdnas_env.bench.race import RACE
-from kdnas_env.bench.race import _opened as opened_race
+from kdnas_env.bench.race import _prepare_folder as opened_race
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.distillation.student.folder import LINEAGE, Lineage, read_lineage
 from kdnas_env.distillation.training.kd_trainer import CURVE, read_curve

@@ -33,8 +33,8 @@ def test_settings_are_plain_data() -> None:
         ({"max_seconds": 0.0}, "max_seconds is 0.0; expected a number above 0"),
         ({"precision": math.nan}, "precision is nan; expected a number above 0"),
         ({"precision": "fine"}, "precision is 'fine'; expected a number above 0"),
-        ({"runtime": "onnxruntime", "device": "cuda"}, "'onnxruntime' knows no device 'cuda'"),
-        ({"runtime": "analytic", "device": "cuda:1"}, "'analytic' knows no device 'cuda:1'"),
+        ({"runtime": "onnxruntime", "device": "cuda"}, "'onnxruntime' does not support device 'cuda'"),
+        ({"runtime": "analytic", "device": "cuda:1"}, "'analytic' does not support device 'cuda:1'"),
     ],
 )
 def test_wrong_settings_are_named(wrong: dict[str, Any], message: str) -> None:

@@ -160,12 +160,12 @@ def test_measuring_keeps_training_out(teacher: Teacher, model: Any) -> None:
 
     watch(model.eval(), train)
     LatencyProbe(teacher.model, teacher.architecture, BRIEF).measure(model, STUDENT)
-    assert set(refusals) == {"this thread holds the cores for a probe already; end that before the training"}
+    assert set(refusals) == {"this thread already holds the CPU lock for a probe; end that before the training"}
 
 
 def test_measuring_within_training_is_refused(teacher: Teacher, model: Any) -> None:
     probe = LatencyProbe(teacher.model, teacher.architecture, BRIEF)
-    with training_lock(), pytest.raises(RuntimeError, match="holds the cores for a training already"):
+    with training_lock(), pytest.raises(RuntimeError, match="already holds the CPU lock for a training"):
         probe.measure(model, STUDENT)
 
 
@@ -185,7 +185,7 @@ def test_sequences_too_long_for_the_teacher_are_refused(teacher: Teacher, settin
 
 @pytest.mark.usefixtures("timed_graphs_are_written_once")
 def test_models_cannot_be_left_out(teacher: Teacher, settings: LatencySettings) -> None:
-    with pytest.raises(LatencyError, match=f"runtime '{settings.runtime}' runs models.*teacher is None"):
+    with pytest.raises(LatencyError, match=f"runtime '{settings.runtime}' needs models.*teacher is None"):
         LatencyProbe(None, teacher.architecture, settings)
     with pytest.raises(LatencyError, match=r"student is None"):
         LatencyProbe(teacher.model, teacher.architecture, settings).measure(None, STUDENT)

@@ -157,7 +157,7 @@ def test_an_interrupt_within_a_destructor_is_not_lost() -> None:
 
 def test_a_model_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(RunError, match="is a model, no run; name the folder of the run"):
+    with pytest.raises(RunError, match="is a model, not a run; name"):
         recorded_options(tmp_path, Options)
 
 

@@ -31,5 +31,5 @@ def test_slow_students_are_left_out(bert_base: EncoderArchitecture) -> None:
 
 def test_more_students_than_there_are(bert_base: EncoderArchitecture) -> None:
     space = SearchSpace.from_teacher(bert_base)
-    with pytest.raises(SpaceError, match="20 students are wanted, but the space holds 0 that need at most one over"):
+    with pytest.raises(SpaceError, match="20 students are requested, but the space holds 0 that need at most one over"):
         stratified_sample(space, 20, np.random.default_rng(0), least_speedup=1000.0)

@@ -188,7 +188,7 @@ def test_threads_of_a_process_take_turns_too(lock_path: Path) -> None:
 @pytest.mark.parametrize("outer", [training_lock, probe_lock])
 @pytest.mark.parametrize("inner", [training_lock, probe_lock])
 def test_a_thread_that_would_wait_for_itself_is_told(lock_path: Path, outer: Lock, inner: Lock) -> None:
-    with outer(lock_path), pytest.raises(RuntimeError, match=r"holds the cores for a (training|probe) already"):
+    with outer(lock_path), pytest.raises(RuntimeError, match=r"already holds the CPU lock for a (training|probe)"):
         inner(lock_path).__enter__()
     with inner(lock_path):
         pass

@@ -30,6 +30,6 @@ def test_what_cannot_be_kept_is_returned(tmp_path: Path) -> None:
     def write(value: str, path: Path) -> None:
         raise OSError("no space")
 
-    with pytest.warns(RuntimeWarning, match="cannot be kept for other processes: no space"):
+    with pytest.warns(RuntimeWarning, match="cannot be cached for other processes: no space"):
         made = kept("value", _read, lambda: "made", write, folder=tmp_path)
     assert made == "made"

@@ -74,7 +74,7 @@ def test_a_record_without_places_is_left_alone(tree: Path) -> None:
 
 @pytest.mark.parametrize("places", [3, [], {"teacher": "x"}, {"teacher": ["x"]}, {"teacher": [[3]]}])
 def test_malformed_places(places: Any, tree: Path) -> None:
-    with pytest.raises(RunError, match="places is no mapping of lists of paths"):
+    with pytest.raises(RunError, match="places is not a mapping of lists of paths"):
         found_again({"teacher": "teacher", PLACES: places}, tree)
 
 

@@ -36,12 +36,12 @@ def test_settings_are_read() -> None:
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        (["rate"], "'rate' is no setting; write it as NAME=VALUE"),
-        (["sampler gp"], "'sampler gp' is no setting"),
-        (["two words=1"], "'two words=1' is no setting"),
+        (["rate"], "'rate' is not a setting; write it as NAME=VALUE"),
+        (["sampler gp"], "'sampler gp' is not a setting"),
+        (["two words=1"], "'two words=1' is not a setting"),
         (["rate=1", "rate=2"], "the setting 'rate' is given twice"),
         (["rate=["], r"'\[' is not plain data: .*; put a text into double quotes"),
-        (["options={a: 1, a: 2}"], "the key 'a' stands there twice"),
+        (["options={a: 1, a: 2}"], "the key 'a' occurs twice"),
     ],
 )
 def test_malformed_settings_are_named(texts: list[str], said: str) -> None:

@@ -234,7 +234,7 @@ def test_a_table_of_one_seed_has_no_noise() -> None:
 
 def test_a_table_of_few_students_is_refused() -> None:
     small = planted_table({"num_hidden_layers": [3, 6, 12], "hidden_size": [384, 768]})
-    with pytest.raises(TableError, match="has 6 students that ended well; a surrogate needs 12 at least"):
+    with pytest.raises(TableError, match="has 6 successful students; a surrogate needs at least 12"):
         Surrogate.fit(small)
 
 
@@ -270,7 +270,7 @@ def test_a_source_is_a_table_or_a_surrogate(tmp_path: Path) -> None:
         load_source([])
     with pytest.raises(TableError, match="there is no table 'nowhere'"):
         load_source("nowhere")
-    with pytest.raises(TableError, match="is no surrogate"):
+    with pytest.raises(TableError, match="is not a surrogate"):
         read_surrogate(tmp_path / "table.npz")
 
 
@@ -398,7 +398,7 @@ def test_the_rows_of_a_card(card: dict[str, Any]) -> None:
 
 
 def test_a_card_of_few_students_is_refused() -> None:
-    with pytest.raises(TableError, match=r"has 16 students that ended well .*a card needs 24 at least"):
+    with pytest.raises(TableError, match=r"has 16 successful students .*a card needs at least 24"):
         surrogate_card(planted_table({"num_hidden_layers": [3, 6, 9, 12], "hidden_size": [384, 480, 576, 768]}))
 
 
@@ -453,7 +453,7 @@ def test_agreement_of_rankings() -> None:
     [
         ("0.weights", lambda array: array[:-1], "weights is float64"),
         ("0.inputs", lambda array: array * np.nan, "inputs holds a number that is not finite"),
-        ("1.groups", lambda array: array + 100, "groups name length scales that there are not"),
+        ("1.groups", lambda array: array + 100, "groups hold indices of length scales that do not exist"),
         ("1.hyper", lambda array: array.astype(np.float32), "hyper is float32"),
         ("noise.factor", lambda array: array[:2], "factor is float64"),
         ("0.columns", lambda array: array[::-1][:3], "do not predict every output once"),

@@ -147,7 +147,7 @@ def flipped(data: bytes, at: int) -> bytes:
         (lambda p: signed(p, arrays(p, index=np.array([Payload()] * 24, dtype=object))), "pickle"),
         (lambda p: signed(p, arrays(p, index=np.arange(24)[::-1])), "index is not rising"),
         (lambda p: signed(p, arrays(p, status=np.full((24, 3), 99, np.uint8))), "a code beyond"),
-        (lambda p: signed(p, arrays(p, valid=np.zeros((24, 3, 4), bool))), "disagree about what there is"),
+        (lambda p: signed(p, arrays(p, valid=np.zeros((24, 3, 4), bool))), "disagree about which values exist"),
         (lambda p: signed(p, arrays(p, flops=np.zeros(24, np.int32))), "flops is int32"),
     ],
 )
@@ -282,7 +282,7 @@ def test_numbers_beyond_what_can_be_are_refused(array: str, place: Any, value: f
 def test_a_curve_has_no_holes() -> None:
     curves, valid, status = TABLE.curves.copy(), TABLE.valid.copy(), TABLE.status.copy()
     curves[0, 0, 1], valid[0, 0, 1], status[0, 0] = np.nan, False, STATUSES.index("failed")
-    with pytest.raises(TableError, match="goes on after an epoch of which there is nothing"):
+    with pytest.raises(TableError, match="has values after a missing epoch"):
         replace(TABLE, curves=curves, valid=valid, status=status)
 
 

@@ -160,9 +160,9 @@ def broken(change: str) -> list[Any]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("no scores", "entry 2 lacks something: KeyError"),
-        ("score", "entry 2 has a width, layers, scores or a time that cannot be"),
-        ("layers", "entry 2 has a width, layers, scores"),
+        ("no scores", "entry 2 lacks a field: KeyError"),
+        ("score", "entry 2 has an impossible width, layers, scores or time"),
+        ("layers", "entry 2 has an impossible width, layers, scores"),
         ("heads", "expected positive numbers of heads"),
         ("none complete", "no complete training"),
         ("text", "entry 0 is 'text'"),

@@ -175,5 +175,5 @@ def test_scores_of_equal_vectors_are_perfect_and_of_others_are_not() -> None:
 def test_too_little_text_is_refused(student: Teacher, teacher: EmbeddingTeacher) -> None:
     with pytest.raises(KDNASError, match="there are 50 distinct texts; expected at least 120, of which 80 are held"):
         distil_embedder(student, teacher, TEXTS[:50] * 3, SETTINGS)
-    with pytest.raises(KDNASError, match="20 texts cannot tell neighbours apart; give at least 40"):
+    with pytest.raises(KDNASError, match="20 texts are too few for nearest neighbours; give at least 40"):
         score_vectors(np.eye(20, dtype=np.float32), np.eye(20, dtype=np.float32))

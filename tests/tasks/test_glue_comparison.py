@@ -123,7 +123,7 @@ def test_cells_are_kept_and_never_computed_twice(models: tuple[Model, Model], hu
     (tmp_path / "cells" / "student-rte-1.json").unlink()
     log = ProgressLog()
     again = wanted.run(log)
-    assert log.begun == [f"{student.title}, rte, seed 1 (3 of 5 scores are there)"]
+    assert log.begun == [f"{student.title}, rte, seed 1 (3 of 5 scores done)"]
     assert len(log.said) == 5
     assert {cell: score.metrics for cell, score in again.items()} == {
         cell: score.metrics for cell, score in first.items()

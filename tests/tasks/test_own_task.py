@@ -198,7 +198,7 @@ def test_a_split_without_labels_is_not_scored(tmp_path: Path) -> None:
         (rows(lambda index: index % 2), {"text_columns": ("body",)}, r"no column 'body'; its columns are"),
         ([{"text": text, "mood": 1} for text in TEXTS[:9]], {}, r"cannot tell which column .* label_column"),
         (rows(lambda index: "high"), {"kind": "regression"}, r"own\.jsonl, row 1: the label is 'high'; expected a num"),
-        (rows(lambda index: index % 2), {"kind": "multi-label"}, r"label 'label' is no list"),
+        (rows(lambda index: index % 2), {"kind": "multi-label"}, r"label 'label' is not a list"),
         (rows(lambda index: [index % 2]), {"kind": "classification"}, r"label 'label' is a list"),
         (
             rows(lambda index: index),
@@ -218,7 +218,7 @@ def test_what_is_wrong_is_told(made: Any, options: dict[str, Any], message: str,
 def test_an_unknown_label_in_a_later_split_is_told(tmp_path: Path) -> None:
     write(tmp_path / "own" / "train.csv", lambda index: ("no", "yes")[index % 2])
     write(tmp_path / "own" / "test.csv", lambda index: "perhaps", 20, 100)
-    with pytest.raises(CorpusError, match=r"test\.csv, line 2: label 'perhaps' is not among .*\['no', 'yes'\]"):
+    with pytest.raises(CorpusError, match=r"test\.csv, line 2: label 'perhaps' is not a label .*\['no', 'yes'\]"):
         load_task(str(tmp_path / "own"))
 
 

@@ -41,5 +41,5 @@ def test_the_warning_names_the_splits_and_the_scores() -> None:
     both = Measured("f", "int8", 1.0, 1.0, 2.0, 2.0, (2.0,), {}, share, (share,), (good, poor))
     assert both.warning == (
         "the teacher hardly beats the majority class (test: 59.3%, 95 % interval 47.5% - 71.2%, beside 52.5%), so the "
-        "share of its score that is kept says little; give more labels, or another teacher"
+        "share of its score that is kept means little; give more labels, or another teacher"
     )

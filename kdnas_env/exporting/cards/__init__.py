@@ -1,1 +1,1 @@
-"""Model cards: their texts are Markdown templates beside these modules, which fill them."""
+"""Model cards: Markdown templates in this folder, and the modules that fill them in."""

@@ -1,4 +1,4 @@
-"""Card of a classifier, and what the card of its export has of it: usage, scores, and how it came to be."""
+"""Card of a classifier, and the parts that the card of its export shares: usage, scores, and training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PIPELINE = "text-classification"
 _TEXTS = ("A quiet film.", "The audience leaves long before the end.")
 _OUTPUTS = {
     CLASSIFICATION: "The score is the probability of the class.",
-    MULTI_LABEL: "Each class has a probability of its own; a text is of the classes above 0.5.",
+    MULTI_LABEL: "Each class has its own probability; a text has the classes with a probability above 0.5.",
     REGRESSION: "The score is the predicted number.",
 }
 _ANSWERS = {
@@ -47,7 +47,7 @@ def classifier_card(record: ClassifierRecord, config: Any, lineage: Lineage | No
     Args:
         record: The classifier's record.
         config: Its configuration.
-        lineage: Origin of its encoder; None if it is not known.
+        lineage: Origin of its encoder; None if unknown.
     """
     kind, architecture = record.task["kind"], EncoderArchitecture.from_pretrained_config(config)
     return front_matter(STUDENT_TAGS, hub_name(record.teacher["name"]), PIPELINE) + fill(
@@ -73,13 +73,13 @@ def classifier_title(record: ClassifierRecord, lineage: Lineage | None) -> str:
 
 
 def origin(record: ClassifierRecord) -> str:
-    """Say what a classifier is and what it was distilled from."""
+    """Return a phrase that names the classifier and its teacher."""
     task, teacher = record.task, teacher_title(record.teacher["name"])
     return f"A {task['kind']} model for the task **{task['name']}**, distilled from **{teacher}**"
 
 
 def output_in_words(kind: str, max_length: int) -> str:
-    """Say what a classifier returns, and how much of a text it reads."""
+    """Return a description of the outputs, and of the maximum length of a text."""
     return f"{_OUTPUTS[kind]} Texts are cut at {max_length} tokens."
 
 
@@ -100,7 +100,7 @@ def onnx_usage(folder: str, graph: str, kind: str, columns: int, tokenizer: Any)
     """Return code that classifies texts with ONNX Runtime, without PyTorch and Transformers.
 
     Args:
-        folder: The lines that set ``folder``.
+        folder: Lines of code that set ``folder``.
         graph: Path of the graph in the folder.
         kind: Kind of the task.
         columns: Number of texts of a sample, 1 or 2.
@@ -120,9 +120,9 @@ def onnx_usage(folder: str, graph: str, kind: str, columns: int, tokenizer: Any)
 
 
 def scores_section(record: ClassifierRecord) -> str:
-    """Return a section with a row for each split and metric: the score, its 95 % interval, and the teacher's score.
+    """Return a section with a row per split and metric: the score, its 95 % interval, and the teacher's score.
 
-    They are those of the model that was trained, whatever it was exported to.
+    The scores are those of the trained model, independent of the export format.
     """
     teacher = record.teacher_score
     header = ("split", "metric", "score", "95 % interval", *(("teacher",) if teacher is not None else ()))
@@ -136,14 +136,14 @@ def scores_section(record: ClassifierRecord) -> str:
 
 
 def task_section(record: ClassifierRecord) -> str:
-    """Return a section about the task, its teacher, and the training."""
+    """Return a section on the task, its teacher, and the training."""
     details = record.score.details
     fingerprints = ("fingerprint", "evaluation_fingerprint")
-    elsewhere = ("name", "kind", "labels", "metrics", "columns", "reading", "source", *fingerprints)
+    listed_elsewhere = ("name", "kind", "labels", "metrics", "columns", "reading", "source", *fingerprints)
     curve = [f"{point['stage']} {point['epoch']}: {point['loss']:.4f}" for point in details.get("curve", ())]
     return fill(
         "task",
-        data=in_words(_without(record.task, *elsewhere)),
+        data=in_words(_without(record.task, *listed_elsewhere)),
         teacher=in_words(_without(record.teacher, "name", "tried", *fingerprints)),
         settings=in_words(_without(details, "curve", "teacher")),
         curve=", ".join(curve),

@@ -32,10 +32,10 @@ TITLES = {
     "recall": "the teacher's nearest document is among the 10 nearest",
     "recall_in_teachers": "the same, in the teacher's documents",
 }
-"""What the scores are called where people read."""
+"""Display names of the scores."""
 
 NEIGHBOURS = "shared: of the teacher's 10 nearest texts; in index: the same in an index of the teacher's vectors"
-"""What columns of that name are, below a table."""
+"""Explanation of the columns ``shared`` and ``in index``, shown below a table."""
 
 
 def embedder_card(record: EmbedderRecord, model: Any, lineage: Lineage | None) -> str:
@@ -44,7 +44,7 @@ def embedder_card(record: EmbedderRecord, model: Any, lineage: Lineage | None) -
     Args:
         record: Its record.
         model: The ``SentenceTransformer``.
-        lineage: Origin of its encoder; None if it is not known.
+        lineage: Origin of its encoder; None if unknown.
     """
     config: Any = model[0].auto_model.config
     return embedder_matter(record) + fill(
@@ -65,7 +65,7 @@ def embedder_card(record: EmbedderRecord, model: Any, lineage: Lineage | None) -
 
 
 def embedder_matter(record: EmbedderRecord, tags: tuple[str, ...] = ()) -> str:
-    """Return what the hub reads at the head of the card."""
+    """Return the front matter of the card, which the hub reads."""
     matter = front_matter(
         ("sentence-transformers", *STUDENT_TAGS, *tags), hub_name(record.teacher["name"]), "sentence-similarity"
     )
@@ -78,15 +78,15 @@ def embedder_title(lineage: Lineage | None) -> str:
 
 
 def torch_usage(folder: str) -> str:
-    """Return code that makes vectors with Sentence Transformers, from a folder or a name on the hub."""
+    """Return code that embeds texts with Sentence Transformers, from a folder or a name on the hub."""
     return fill("embed_torch", folder=folder)
 
 
 def onnx_usage(folder: str, graph: str, tokenizer: Any) -> str:
-    """Return code that makes vectors with ONNX Runtime, without PyTorch and Transformers.
+    """Return code that embeds texts with ONNX Runtime, without PyTorch and Transformers.
 
     Args:
-        folder: The lines that set ``folder``.
+        folder: Lines of code that set ``folder``.
         graph: Path of the graph in the folder.
         tokenizer: Tokenizer of the student.
     """
@@ -101,7 +101,7 @@ def onnx_usage(folder: str, graph: str, tokenizer: Any) -> str:
 
 
 def scores_section(record: EmbedderRecord) -> str:
-    """Return a section with a row for each score and its 95 % interval."""
+    """Return a section with a row per score and its 95 % interval."""
     rows = [(title, *_cells(getattr(record.score, name))) for name, title in TITLES.items()]
     rows += [
         (f"Spearman's correlation, first {size} dimensions of both", *_cells(values))

@@ -1,4 +1,4 @@
-"""Cards of exports: what it is, where it comes from, how well it was checked, and how to use it."""
+"""Cards of exports: description, origin, checks, and usage."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def export_card(source: Source, report: ExportReport, repo_id: str | None = None
     """Return the model card of an export, in Markdown with the front matter of the hub.
 
     Args:
-        source: What was exported.
+        source: The exported model.
         report: The report of the export.
-        repo_id: Its name on the hub, for the code that uses it; None to leave a placeholder for the folder.
+        repo_id: Its name on the hub, for the usage code; None for a placeholder path.
     """
     lineage, record = source.lineage, source.record
     title, subject = _title(source)
@@ -74,7 +74,7 @@ def _matter(source: Source, report: ExportReport) -> str:
 
 
 def _title(source: Source) -> tuple[str, str]:
-    """Return the title of a model, and what it is."""
+    """Return the title of a model, and a phrase that describes it."""
     title, lineage = teacher_title(source.encoder.name), source.lineage
     if source.embedded is not None:
         teacher = teacher_title(source.embedded.teacher["name"])
@@ -156,7 +156,7 @@ def _inputs(source: Source) -> str:
 
 
 def _graph(report: ExportReport) -> str:
-    """Return the graph that is shown in use: int8 where there is one, since it was asked for."""
+    """Return the graph for the usage code: the int8 graph if there is one, because the user requested it."""
     return GRAPH if report.scheme is None else INT8_GRAPH
 
 

@@ -1,4 +1,4 @@
-"""Cards of students: of a search, and of a long distillation."""
+"""Cards of students of a search and of a long distillation."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def model_card(
         record: The student's evaluation and reward.
         evaluator: The :class:`kdnas_env.evaluators.mini_kd.MiniKDEvaluator` that distilled it.
         projection: State of the objective that it was trained with.
-        agent: Name of the agent that found it.
+        agent: Name of the agent that proposed it.
         recipe: Name of the recipe.
         reward: The :class:`kdnas_env.core.reward.KDReward`.
-        evaluations: Students that were tried.
+        evaluations: Number of evaluated students.
     """
     evaluation, workload = record.evaluation, evaluator.workload
     fidelity, report = evaluation.fidelity, workload.corpus.report
@@ -78,10 +78,10 @@ def model_card(
 
 
 def distilled_card(lineage: Lineage, teacher: Teacher, projection: Mapping[str, Tensor], loss: float) -> str:
-    """Return the model card of a student that was distilled for long.
+    """Return the model card of a student of a long distillation.
 
     Args:
-        lineage: Where it comes from.
+        lineage: Origin of the student.
         teacher: Its teacher.
         projection: State of the objective that it was trained with.
         loss: Unexplained variance on held-out text.

@@ -1,4 +1,4 @@
-"""What all model cards share: templates that are filled, the front matter of the hub, tables, words and code."""
+"""Common parts of model cards: filling in templates, front matter, tables, phrases and code."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from kdnas_env.distillation.text.demo import CORPUS_TITLES, teacher_title
 PLACEHOLDER = "path/to/this/folder"
 
 IN_A_FOLDER = f'folder = "{PLACEHOLDER}"'
-"""The line of code that names the folder of the model."""
+"""Line of code that sets the folder of the model."""
 
 FLOAT_MODEL = "Of the float model (safetensors) in PyTorch."
-"""What the scores of a card are of."""
+"""Note in cards that says which model the scores belong to."""
 
 STUDENT_TAGS = ("knowledge-distillation", "neural-architecture-search", "kdnas")
 
 
 def fill(template: str, **fields: object) -> str:
-    """Return a template of this folder with its fields filled in; what the fields hold is not interpreted."""
+    """Return a template of this folder with its fields filled in; ``$`` in field values has no special meaning."""
     text = files(__package__).joinpath(f"{template}.md").read_text(encoding="utf-8")
     return Template(text).substitute(fields)
 
 
 def front_matter(tags: Sequence[str], base_model: str | None = None, pipeline: str = "feature-extraction") -> str:
-    """Return what the hub reads at the head of a card, in YAML.
+    """Return the front matter of a card, in YAML, which the hub reads.
 
     Args:
         tags: Tags of the model.
-        base_model: Hub name of what it was made from, where it has one.
-        pipeline: What the model is for.
+        base_model: Hub name of the model that it was made from; None if there is none.
+        pipeline: Pipeline tag of the hub.
     """
     data: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": pipeline}
     if base_model is not None:
@@ -46,25 +46,25 @@ def front_matter(tags: Sequence[str], base_model: str | None = None, pipeline: s
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: bool = False) -> str:
-    """Return a table in Markdown; with ``numbers``, all columns but the first are aligned to the right."""
+    """Return a Markdown table; with ``numbers``, all columns except the first are right-aligned."""
     rules = ["---", *["---:" if numbers else "---"] * (len(header) - 1)]
     return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in (header, rules, *rows))
 
 
 def bullets(lines: Iterable[str]) -> str:
-    """Return lines as a list in Markdown."""
+    """Return lines as a Markdown list."""
     return "\n".join(f"- {line}" for line in lines)
 
 
 def in_words(data: Mapping[str, Any]) -> str:
-    """Return plain data on one line; what is empty is left out."""
+    """Return plain data as one line of text; empty values are omitted."""
     return ", ".join(
         f"{name.replace('_', ' ')} {_value(value)}" for name, value in data.items() if value not in (None, (), [], {})
     )
 
 
 def stages(lineage: Lineage) -> list[str]:
-    """Return what was done to a student, a line a stage."""
+    """Return a line for each training stage of a student."""
     return [
         f"**Stage {index}, {stage.get('stage', 'unnamed')}**: "
         + in_words({name: value for name, value in stage.items() if name != "stage"})
@@ -73,7 +73,7 @@ def stages(lineage: Lineage) -> list[str]:
 
 
 def lineage_section(lineage: Lineage) -> str:
-    """Return the section of a card about the origin of a student."""
+    """Return the section of a card on the origin of a student."""
     reading = in_words({name: value for name, value in lineage.corpus.items() if name not in ("source", "without")})
     versions = [f"**Versions**: {versions_in_words(lineage.versions)}"] if lineage.versions else []
     return fill(
@@ -87,26 +87,26 @@ def lineage_section(lineage: Lineage) -> str:
 
 
 def corpus_title(lineage: Lineage) -> str:
-    """Return what the corpus of a student is called."""
+    """Return the display name of a student's corpus."""
     source = str(lineage.corpus.get("source", "unknown text"))
     return CORPUS_TITLES.get(source, teacher_title(source))
 
 
 def versions_in_words(versions: Mapping[str, str]) -> str:
-    """Return versions on one line."""
+    """Return versions as one line of text."""
     return ", ".join(f"{name} {value}" for name, value in versions.items())
 
 
 def shape_table(
     shape: EncoderArchitecture, parameters: int, more: Iterable[Sequence[object]] = (), *, head: bool
 ) -> str:
-    """Return a table of what a model is made of.
+    """Return a table of the architecture of a model.
 
     Args:
         shape: Architecture of its encoder.
         parameters: Number of its parameters.
         more: Further rows.
-        head: Whether a head is counted among the parameters.
+        head: Whether the parameters include a head.
     """
     return table(
         ("", ""),
@@ -125,7 +125,7 @@ def shape_table(
 
 
 def vectors_in_words(hidden: int, imitated: int | None) -> str:
-    """Say what the mean-pooled vectors of a distilled student are.
+    """Return a description of the mean-pooled vectors of a distilled student.
 
     Args:
         hidden: Width of the student.
@@ -138,31 +138,31 @@ def vectors_in_words(hidden: int, imitated: int | None) -> str:
     if imitated is None:
         return f"{own} No projection to the teacher's last layer is kept."
     return (
-        f"{own} The student learnt to imitate through a linear projection (`{PROJECTION}`): `imitation` is what it "
-        f"makes of the teacher's vectors, {imitated} wide. The projection was fitted to states of tokens, not to "
+        f"{own} The student learnt to imitate the teacher through a linear projection (`{PROJECTION}`): `imitation` "
+        f"predicts the teacher's vectors, {imitated} wide. The projection was fitted to states of tokens, not to "
         "vectors of sentences."
     )
 
 
 def torch_code(folder: str, model_type: str, hidden: int, imitated: int | None) -> str:
-    """Return code that makes sentence vectors with Transformers.
+    """Return code that embeds sentences with Transformers.
 
     Args:
-        folder: The lines that set ``folder``.
+        folder: Lines of code that set ``folder``.
         model_type: Type of the encoder.
         hidden: Its width.
         imitated: See :func:`kdnas_env.distillation.student.folder.imitated_width`.
     """
-    # They would make a pooler of random weights.
+    # Without this option, transformers would add a pooler with random weights.
     options = ", add_pooling_layer=False" if takes_pooling_layer(model_type) else ""
     return fill("torch", folder=folder, options=options, hidden=hidden, **_imitating("torch", imitated))
 
 
 def onnx_code(folder: str, graph: str, hidden: int, imitated: int | None) -> str:
-    """Return code that makes sentence vectors with ONNX Runtime.
+    """Return code that embeds sentences with ONNX Runtime.
 
     Args:
-        folder: The lines that set ``folder``.
+        folder: Lines of code that set ``folder``.
         graph: Path of the graph in the folder.
         hidden: Width of the encoder.
         imitated: See :func:`kdnas_env.distillation.student.folder.imitated_width`.
@@ -185,7 +185,7 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        # Of curves by epoch the first and the last value are enough.
+        # For learning curves, the first and last values are enough.
         ends = value if len(value) <= 2 else (value[0], value[-1])
         return " to ".join(_value(item) for item in ends)
     return str(value)

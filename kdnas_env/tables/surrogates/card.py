@@ -70,8 +70,8 @@ def surrogate_card(table: Table, *, folds: int = 10, seed: int = 0, reward: KDRe
     for device, count in zip(table.metadata.devices, measured.sum(axis=0).tolist(), strict=True):
         if count < 2 * LEAST_STUDENTS:
             raise TableError(
-                f"table {table.metadata.name!r} has {count} students that ended well and were measured on "
-                f"{device.name!r}; a card needs {2 * LEAST_STUDENTS} at least"
+                f"table {table.metadata.name!r} has {count} successful students with a latency on "
+                f"{device.name!r}; a card needs at least {2 * LEAST_STUDENTS}"
             )
     usable = np.flatnonzero(measured[:, 0])
     truth = _truth(table)
@@ -85,7 +85,7 @@ def surrogate_card(table: Table, *, folds: int = 10, seed: int = 0, reward: KDRe
         parts = [_predicted(table, part, scored) for part in split.unseen]
         predictions = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
         splits[split.name] = {
-            name: _judged(values[rows], predictions[name], float(cells.mean()), largest=name == "reward")
+            name: _quality_of(values[rows], predictions[name], float(cells.mean()), largest=name == "reward")
             for name, values in {"reward": rewards, **_flat(truth, table)}.items()
         }
     return {
@@ -108,7 +108,7 @@ def judge(surrogate: Surrogate, table: Table) -> dict[str, Any]:
         Result of :func:`prediction_quality` for the held-out loss after the last epoch.
     """
     rows = _known_rows(surrogate.range, table)
-    return _judged_losses(table, rows, _foretold(surrogate, table, rows))
+    return _judged_losses(table, rows, _predicted_losses(surrogate, table, rows))
 
 
 def judge_parts(first: Table, table: Table, *, folds: int = 10, seed: int = 0) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def judge_parts(first: Table, table: Table, *, folds: int = 10, seed: int = 0) -
     """
     rows = _known_rows(Range.of(first), table)
     parts = np.array_split(np.random.default_rng(seed).permutation(rows), max(1, min(folds, len(rows))))
-    predictions = [_foretold(Surrogate.fit(first, without(table, part)), table, part) for part in parts]
+    predictions = [_predicted_losses(Surrogate.fit(first, without(table, part)), table, part) for part in parts]
     return _judged_losses(table, np.concatenate(parts), np.concatenate(predictions, axis=1))
 
 
@@ -134,7 +134,7 @@ def _known_rows(trusted: Range, table: Table) -> Ints:
     return np.array([row for row in rows.tolist() if trusted.unknown_name(configs[row]) is None], dtype=np.int64)
 
 
-def _foretold(surrogate: Surrogate, table: Table, rows: Ints) -> Floats:
+def _predicted_losses(surrogate: Surrogate, table: Table, rows: Ints) -> Floats:
     """Return mean, noise and model uncertainty of the last held-out loss of rows, float64 ``(3, m)``."""
     configs = table.configs()
     predicted = surrogate.predict([configs[row] for row in rows.tolist()], extrapolate=True)
@@ -143,7 +143,7 @@ def _foretold(surrogate: Surrogate, table: Table, rows: Ints) -> Floats:
 
 def _judged_losses(table: Table, rows: Ints, predictions: Floats) -> dict[str, Any]:
     seeds = float(ended_well(table)[rows].sum(axis=1).mean()) if len(rows) else 1.0
-    return _judged(_truth(table).curves[rows, -1, _LOSS], predictions, seeds, largest=False)
+    return _quality_of(_truth(table).curves[rows, -1, _LOSS], predictions, seeds, largest=False)
 
 
 def prediction_quality(
@@ -241,25 +241,25 @@ def _predicted(table: Table, unseen: Ints, reward: KDReward) -> dict[str, Floats
     """Predict rows by a surrogate fitted without them: mean, noise and uncertainty by quantity, float64 ``(3, m)``."""
     configs = table.configs()
     fitted = Surrogate.fit(without(table, unseen))
-    mean, noise, doubt = fitted.predict([configs[row] for row in unseen.tolist()], extrapolate=True)
-    parts = [_flat(part, table) for part in (mean, noise, doubt)]
+    mean, noise, uncertainty = fitted.predict([configs[row] for row in unseen.tolist()], extrapolate=True)
+    parts = [_flat(part, table) for part in (mean, noise, uncertainty)]
     predictions = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
     # In one distillation all epochs are slow or fast together, so that deviations of the seconds add up.
     factors = np.array([reward.score(0.0, ratio) for ratio in mean.latencies[:, 0, _RATIO].tolist()])
-    noisy, doubtful = (factors * part.curves[:, -1, _LOSS] for part in (noise, doubt))
-    relative = doubt.latencies[:, 0, _RATIO] / mean.latencies[:, 0, _RATIO]
+    noisy, doubtful = (factors * part.curves[:, -1, _LOSS] for part in (noise, uncertainty))
+    relative = uncertainty.latencies[:, 0, _RATIO] / mean.latencies[:, 0, _RATIO]
     by_latency = np.abs(reward.alpha) * relative * np.maximum(1 - mean.curves[:, -1, _LOSS], 0) * factors
     predictions["reward"] = np.stack([_rewards(mean, reward), noisy, np.hypot(doubtful, by_latency)])
     return predictions
 
 
-def _judged(truth: Floats, predictions: Floats, seeds: float, *, largest: bool) -> dict[str, Any]:
+def _quality_of(truth: Floats, predictions: Floats, seeds: float, *, largest: bool) -> dict[str, Any]:
     known = np.isfinite(truth)
-    truth, (mean, noise, doubt) = truth[known], predictions[:, known]
+    truth, (mean, noise, uncertainty) = truth[known], predictions[:, known]
     left = noise / np.sqrt(seeds)
     # Means over seeds that differ by less than this may be equal.
     resolution = float(np.sqrt(2 * (left**2).mean())) if len(left) else 0.0
-    return prediction_quality(truth, mean, np.hypot(left, doubt), resolution, largest=largest)
+    return prediction_quality(truth, mean, np.hypot(left, uncertainty), resolution, largest=largest)
 
 
 def _truth(table: Table) -> Quantities:

@@ -112,7 +112,7 @@ class GaussianProcess:
         }
         check_arrays({name: getattr(self, name) for name in shapes}, shapes, {"groups": np.int64})
         if np.any((self.groups < -1) | (self.groups >= scales)):
-            raise ValueError("groups name length scales that there are not")
+            raise ValueError("groups hold indices of length scales that do not exist")
 
     def mean(self, inputs: Floats) -> Floats:
         """Return the posterior mean, float64 ``(m, k)``."""

@@ -49,8 +49,8 @@ class Range:
         ]
         if len(set(configs)) < LEAST_STUDENTS:
             raise TableError(
-                f"table {tables[0].metadata.name!r} has {len(set(configs))} students that ended well; a surrogate "
-                f"needs {LEAST_STUDENTS} at least"
+                f"table {tables[0].metadata.name!r} has {len(set(configs))} successful students; a surrogate "
+                f"needs at least {LEAST_STUDENTS}"
             )
         space, caps = tables[0].space, [table.space.max_parameters for table in tables]
         of_recipe = {

@@ -67,7 +67,7 @@ def read_surrogate(path: str | os.PathLike[str]) -> Surrogate:
     """
     record, arrays = read_archive(path, _KIND, SURROGATE_SCHEMA_VERSION)
     if record.get("kind") != _KIND:
-        raise TableError(f"{str(path)!r} is no surrogate; write one with kdnas table fit")
+        raise TableError(f"{str(path)!r} is not a surrogate; write one with kdnas table fit")
     try:
         # Count the processes from the arrays, because a manipulated number in the record could be huge.
         numbers = range(sum(name.endswith(".columns") for name in arrays))
@@ -166,14 +166,14 @@ def _check_layout(surrogate: Surrogate) -> None:
     trusted = surrogate.range
     whole = set(ORDERED) <= set(trusted.numbers) and set(NAMED) <= set(trusted.names)
     if not whole or not surrogate.metadata.devices:
-        raise ValueError("the range of its students is not whole, or there is no device")
+        raise ValueError("the range of its students is incomplete, or there is no device")
     positive = all(trusted.numbers[name][0] >= (name != "num_hidden_layers") for name in ORDERED)
     if not positive or not all(len(pair) == 2 and 0 <= pair[0] <= pair[1] for pair in trusted.numbers.values()):
-        raise ValueError(f"numbers are {dict(trusted.numbers)}; expected a least and a largest of each")
+        raise ValueError(f"numbers are {dict(trusted.numbers)}; expected a minimum and a maximum of each")
     if trusted.max_parameters is not None and trusted.max_parameters < 1:
         raise ValueError(f"max_parameters is {trusted.max_parameters}; expected a positive number or null")
     if any(count < 0 for _, count in surrogate.tables):
-        raise ValueError(f"tables gave {dict(surrogate.tables)} students; expected no negative number")
+        raise ValueError(f"tables is {dict(surrogate.tables)}; expected numbers of students, 0 or more")
     if not 0 < surrogate.seeds < np.inf:
         raise ValueError(f"seeds is {surrogate.seeds}; expected a positive number")
     predicted = np.sort(np.concatenate(surrogate.columns))

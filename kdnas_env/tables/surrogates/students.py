@@ -132,7 +132,7 @@ def _fill_curves(
     if not np.allclose(ours, theirs, rtol=tolerance, atol=0):
         raise TableError(
             f"table {table.metadata.name!r} disagrees with another about losses of one student and seed; kdnas table "
-            "verify --replay tells which of them is not what it says it is"
+            "verify --replay tells which of them is wrong"
         )
     if table.metadata.trained_on != first.metadata.trained_on:
         added = added.copy()
