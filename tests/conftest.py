@@ -101,7 +101,7 @@ def _in_memory() -> bool:
 
 
 def _isolate() -> None:
-    """Keep hidden states, the lock of the cores and temporary files in a folder that ends with the tests.
+    """Keep hidden states, the CPU lock and temporary files in a folder that ends with the tests.
 
     It lies where TMPDIR says, else in memory if possible. What the user has of the hub, or reaches of it, is not seen
     either, by libraries that are loaded after this.

@@ -287,7 +287,7 @@ def test_long_scorings_tell_how_far_they_are(
     assert run_score(options(rows=("random",), seeds=1)) == 0
     printed = " ".join(capsys.readouterr().out.split())
     # Which of the steps is told depends on the clock.
-    assert re.search(r"random weights, rte, seed 0 \(0 of 2 scores are there\): [123] of 3", printed)
+    assert re.search(r"random weights, rte, seed 0 \(0 of 2 scores done\): [123] of 3", printed)
 
 
 @pytest.mark.usefixtures("blank_pictures")

@@ -351,7 +351,7 @@ def test_a_table_of_a_gpu_is_verified_on_a_cpu_within_what_rounding_does(
     command = ["table", "verify", str(path), "--replay", "1", "--device", "cpu", "--cache-dir", str(root / "cache")]
     main(command)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "allowed are 0.03" in printed
+    assert "limit 0.03" in printed
     assert "when distilled anew" not in printed
     assert main([*command, "--precision", "bfloat16"]) == 1
     assert "precision or version differ from the table's" in " ".join(capsys.readouterr().out.split())

@@ -90,7 +90,7 @@ def test_what_cannot_be_written_is_refused() -> None:
         write_dataset("few-v0", [search])
     with pytest.raises(KDNASError, match="2 tasks and budgets"):
         write_dataset("other-v0", [search, searched("rotten-tomatoes")])
-    with pytest.raises(KDNASError, match=r"evaluation 2 of random on imdb, seed 7, earned 0\.5, and"):
+    with pytest.raises(KDNASError, match=r"evaluation 2 of random on imdb, seed 7, earned 0\.5 in the race, but"):
         write_dataset("other-v0", [replace(search, observed=np.where(np.arange(12) == 1, 0.5, search.observed))])
     assert [*minari.list_local_datasets()] == ["few-v0"]
 

@@ -98,7 +98,7 @@ def test_a_sample_has_a_hardness_and_is_compared_with_other_tasks(table: Table, 
 def test_a_sample_is_drawn_once_and_grows() -> None:
     assert len(set(STUDENTS)) == 300
     assert planned_students(JOINT, 20) == STUDENTS[:20]
-    with pytest.raises(TableError, match="name a sample"):
+    with pytest.raises(TableError, match="set sample"):
         planned_students(JOINT)
     small = SearchSpace.from_dict({"num_hidden_layers": [1, 2, 3]}, PLANTED_TEACHER)
     assert planned_students(small, 2) == planned_students(small)[:2]

@@ -287,7 +287,7 @@ def test_damaged_surrogates_are_refused(tmp_path: Path) -> None:
         ({"processes": 9}, "is malformed: it has 3 processes, and the record says 9"),
         ({"schema_version": -1}, "has schema_version -1; expected a whole number from 1"),
         ({"max_parameters": -5}, "is malformed: max_parameters is -5"),
-        ({"tables": [["planted", -1]]}, "is malformed: tables gave"),
+        ({"tables": [["planted", -1]]}, "is malformed: tables is"),
         ({"numbers": 3}, "is malformed"),
     ):
         path.with_suffix(".json").write_text(json.dumps({**described, **change}))
