@@ -189,6 +189,16 @@ def fork_server() -> None:
     start_server()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def options_are_read_once() -> Iterator[None]:
+    """Tyro reads the source code of all options for each command line, which takes half of the time to parse it."""
+    from tyro._docstrings import _ClassTokenization
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_ClassTokenization, "make", staticmethod(cache(_ClassTokenization.make)))
+        yield
+
+
 @pytest.fixture(scope="session")
 def operators_are_read_once() -> Iterator[None]:
     """Torch's exporter reads the source of all operators of ONNX for each graph, which takes a sixth of its time."""

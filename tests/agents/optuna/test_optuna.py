@@ -76,7 +76,7 @@ def point(trial: optuna.trial.FrozenTrial) -> tuple[int, ...]:
 @pytest.mark.parametrize("choices", ["ordinal", "categorical"])
 def test_tpe_learns(choices: Any) -> None:
     found = [
-        [agent.search(BowlEnv([9] * 4), budget=60, seed=seed).best_reward for seed in range(8)]
+        [agent.search(BowlEnv([9] * 4), budget=40, seed=seed).best_reward for seed in range(8)]
         for agent in (make(choices=choices), RandomAgent())
     ]
     assert wilcoxon(*found, alternative="greater").pvalue < 0.02

@@ -133,7 +133,7 @@ def test_a_long_search_learns_from_a_part_of_itself() -> None:
         patch.setitem(optuna_samplers._SAMPLERS, "tpe", Watched)
         agents = OptunaAgent(OptunaConfig(replay_size=20)), RandomAgent()
         found = [
-            [agent.search(BowlEnv([20] * 4), budget=80, seed=seed).best_reward for seed in range(5)] for agent in agents
+            [agent.search(BowlEnv([20] * 4), budget=64, seed=seed).best_reward for seed in range(5)] for agent in agents
         ]
     assert 40 < np.max(seen) < 70  # 20 youngest, 20 to 40 of the best, and a round
     assert wilcoxon(*found, alternative="greater").pvalue < 0.05
