@@ -34,8 +34,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _MEMORY, _ROOM = "/dev/shm", 4 * 2**30
 
-# How long an example takes says more of what else the machine does than of the code.
-settings.register_profile("kdnas", deadline=None)
+# How long an example takes says more of what else the machine does than of the code. There are half as many as is
+# usual; tests that need more say so.
+settings.register_profile("kdnas", deadline=None, max_examples=50)
 settings.load_profile("kdnas")
 
 

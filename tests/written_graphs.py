@@ -25,7 +25,7 @@ from kdnas_env.support.atomic import replacing
 _IN_NO_GRAPH = dict.fromkeys(
     (
         *("_name_or_path", "architectures", "id2label", "label2id", "classifier_dropout", "dtype", "initializer_range"),
-        "vocab_size",
+        *("problem_type", "vocab_size"),
     )
 )
 """Settings of a model that only name something, or are of its training or tokens. Modules tell the number of labels."""
