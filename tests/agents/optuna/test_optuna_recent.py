@@ -108,7 +108,7 @@ def test_parents_that_are_older_than_what_is_shown_are_found(monkeypatch: pytest
     """The first trials are the best, so that they stay parents. With one objective, all of them would be shown."""
 
     def proposals() -> Any:
-        options = {"sampler_options": {"population_size": 4}, "replay_size": 8}
+        options: dict[str, Any] = {"sampler_options": {"population_size": 4}, "replay_size": 8}
         agent = OptunaAgent(OptunaConfig(sampler="nsgaii", objectives=["loss", "latency_ratio"], **options))
         agent.reset([20, 20], budget=48, round_size=2, seed=0)
         for made in range(0, 48, 2):
