@@ -34,8 +34,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _MEMORY, _ROOM = "/dev/shm", 4 * 2**30
 
-# How long an example takes says more of what else the machine does than of the code.
-settings.register_profile("kdnas", deadline=None)
+# How long an example takes says more of what else the machine does than of the code. There are half as many as is
+# usual; tests that need more say so.
+settings.register_profile("kdnas", deadline=None, max_examples=50)
 settings.load_profile("kdnas")
 
 
@@ -187,6 +188,16 @@ def fork_server() -> None:
     from processes import start_server
 
     start_server()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def options_are_read_once() -> Iterator[None]:
+    """Tyro reads the source code of all options for each command line, which takes half of the time to parse it."""
+    from tyro._docstrings import _ClassTokenization
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_ClassTokenization, "make", staticmethod(cache(_ClassTokenization.make)))
+        yield
 
 
 @pytest.fixture(scope="session")

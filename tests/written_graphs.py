@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,9 +23,15 @@ from kdnas_env.latency.onnx_runtime import LAST_HIDDEN_STATE, Output, write_grap
 from kdnas_env.support.atomic import replacing
 
 _IN_NO_GRAPH = dict.fromkeys(
-    ("_name_or_path", "architectures", "id2label", "label2id", "classifier_dropout", "dtype", "initializer_range")
+    (
+        *("_name_or_path", "architectures", "id2label", "label2id", "classifier_dropout", "dtype", "initializer_range"),
+        *("problem_type", "vocab_size"),
+    )
 )
-"""Settings of a model that only name something, or are of its training. Modules tell the number of labels."""
+"""Settings of a model that only name something, or are of its training or tokens. Modules tell the number of labels."""
+
+_TOKENS = re.compile(r"(?<=word_embeddings\): Embedding\()\d+")
+"""The number of tokens, in the text of a model."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +55,15 @@ class WrittenGraphs:
     ) -> None:
         """Do as :func:`~kdnas_env.latency.onnx_runtime.write_graph`; of a known graph only the weights are replaced.
 
-        Two models have the same graph where modules and settings are the same; the longest sequence does not matter.
-        Outputs of one name are taken for the same.
+        Two models have the same graph where modules and settings are the same; the longest sequence and the number of
+        tokens do not matter. Outputs of one name are taken for the same.
         """
         shapes = None if longest else [tuple(tensor.shape) for tensor in example.values()]
         configs: list[Any] = [part.config for part in model.modules() if hasattr(part, "config")]
         settings = [{**config.to_dict(), **_IN_NO_GRAPH} for config in configs]
         types = {parameter.dtype for parameter in model.parameters()}
-        known = sha256(str([model, settings, types, [*example], shapes, [*outputs]]).encode())
+        modules = _TOKENS.sub("", str(model))
+        known = sha256(str([modules, settings, types, [*example], shapes, [*outputs]]).encode())
         kept = self.folder / known.hexdigest()
         if not kept.exists():
             write_graph(model, example, path, longest=longest, outputs=outputs)

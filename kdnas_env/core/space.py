@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kdnas_env.core.architecture import CORPUS_TOKENS, IDLE, EncoderArchitecture, StudentConfig, count_parameters
 from kdnas_env.core.choices import (
@@ -136,10 +137,18 @@ class SearchSpace(GridSpace[StudentConfig]):
             SpaceError: If the grid is too large to list.
         """
         self._check_listable()
-        return np.fromiter((index for index, _ in self.students()), dtype=np.int64)
+        return np.flatnonzero(self._first & self._valid)
 
     def students(self) -> Iterator[tuple[int, StudentConfig]]:
         """Yield flat index and configuration of the valid points, one per configuration, in spaces of any size."""
+        first = self._first
+        for index, config in enumerate(self):
+            if first[index] and self.is_valid(config):
+                yield index, config
+
+    @property
+    def _first(self) -> npt.NDArray[np.bool_]:
+        """For each flat index, whether no smaller one names the same configuration, bool ``(size,)``."""
         first, idle_first, static = (np.ones(1, dtype=np.bool_) for _ in range(3))
         for name, places in zip(self.choices, self._first_choices, strict=True):
             own, layers = places == np.arange(len(places)), name == "num_hidden_layers"
@@ -150,9 +159,22 @@ class SearchSpace(GridSpace[StudentConfig]):
                 static = np.logical_and.outer(static, without).ravel()
         if self._has_static:
             first &= idle_first | ~static
-        for index, config in enumerate(self):
-            if first[index] and self.is_valid(config):
-                yield index, config
+        return first
+
+    @property
+    def _valid(self) -> npt.NDArray[np.bool_]:
+        """For each flat index, whether its configuration is valid, bool ``(size,)``.
+
+        What a configuration is valid by is tried once, not for every choice of the other dimensions.
+        """
+        without = {"hidden_act"} if self.max_parameters is not None else {"hidden_act", "intermediate_size"}
+        tried = [
+            values[:1] if name in without or name.startswith(RECIPE) else values
+            for name, values in self.choices.items()
+        ]
+        valid = np.array([self.is_valid(self._picked(values)) for values in itertools.product(*tried)])
+        shape = [len(values) for values in self.choices.values()]
+        return np.broadcast_to(valid.reshape([len(values) for values in tried]), shape).ravel()
 
     @property
     def recipe_choices(self) -> dict[str, tuple[Any, ...]]:

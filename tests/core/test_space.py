@@ -114,8 +114,9 @@ def test_violation_names_the_reason(space: SearchSpace, config: StudentConfig, r
 @settings(max_examples=20, deadline=None)
 def test_parameter_cap_is_the_only_thing_that_shrinks_a_derived_space(cap: int) -> None:
     capped = SearchSpace.from_teacher(PLANTED_TEACHER, max_parameters=cap)
-    for config in capped:
-        assert capped.is_valid(config) == (count_parameters(config, PLANTED_TEACHER) <= cap)
+    kept = [count_parameters(config, PLANTED_TEACHER) <= cap for config in capped]
+    assert [capped.is_valid(config) for config in capped] == kept
+    assert capped.valid_indices.tolist() == np.flatnonzero(kept).tolist()
 
 
 @given(teacher=teachers())

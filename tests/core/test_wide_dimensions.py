@@ -33,7 +33,9 @@ def hidden_peak(step: int, action: list[int]) -> tuple[float, dict[str, Any]]:
 @cache
 def best_rewards(agent: str, **settings: Any) -> np.ndarray:
     env = BowlEnv([CHOICES, 4, 3], hidden_peak)
-    searches = (kdnas_env.make_agent(agent, **settings).search(env, budget=32, seed=seed) for seed in range(10))
+    searches = (
+        kdnas_env.make_agent(agent, **settings).search(env, budget=32, round_size=16, seed=seed) for seed in range(10)
+    )
     return np.array([search.best_reward for search in searches])
 
 
@@ -43,7 +45,7 @@ def test_agents_learn_along_a_scale(agent: str) -> None:
 
 
 def test_the_ensemble_finds_the_higher_hill_of_a_scale() -> None:
-    assert best_rewards("lstm-ensemble").min() > 0.95
+    assert best_rewards("lstm-ensemble").min() > 0.9  # the lower one has 0.7
     assert np.median(best_rewards("random")) < 0.9
 
 

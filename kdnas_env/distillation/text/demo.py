@@ -11,7 +11,7 @@ import csv
 import hashlib
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kdnas_env.errors import CorpusError, DependencyError
@@ -35,7 +35,7 @@ _SPLIT_SIZES = {_ROTTEN_TOMATOES: 1066, _IMDB: 2500}
 """Number of texts in the validation split, and in the test split; Rotten Tomatoes has the same sizes on the hub."""
 _WHOLE_REVIEW_EVERY = 5
 _LINE_BREAK = re.compile(r"(?:<br\s*/?>\s*)+")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_SENTENCE_END = re.compile(r"[.!?]\s+")
 _LEAST_WORDS = 3
 
 _Row = tuple[str, int, str]
@@ -179,8 +179,17 @@ def _texts_and_labels(rows: Sequence[tuple[int, str, int]]) -> tuple[list[str], 
 def _pieces(index: int, review: str) -> list[str]:
     if index % _WHOLE_REVIEW_EVERY == 0:
         return [_one_line(review)]
-    pieces = (piece for line in _lines(review) for piece in _SENTENCE_END.split(line))
+    pieces = (piece for line in _lines(review) for piece in _sentences(line))
     return [piece for piece in pieces if len(piece.split()) >= _LEAST_WORDS]
+
+
+def _sentences(line: str) -> Iterator[str]:
+    # A pattern that looks behind is tried at every letter, which is slow.
+    start = 0
+    for end in _SENTENCE_END.finditer(line):
+        yield line[start : end.start() + 1]
+        start = end.end()
+    yield line[start:]
 
 
 def _one_line(text: str) -> str:

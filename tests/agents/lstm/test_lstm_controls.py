@@ -48,7 +48,7 @@ def test_the_controller_beats_both_controls() -> None:
 @pytest.mark.slow
 def test_shuffled_rewards_teach_nothing() -> None:
     chance, shuffled, controller = (
-        median_best(agent, lambda seed: gym.make("kdnas/Planted-v0", seed=seed), budget=48, round_size=12)
+        median_best(agent, lambda seed: gym.make("kdnas/Planted-v0", seed=seed), budget=48, round_size=16)
         for agent in (RandomAgent(), ShuffledLSTMAgent(), LSTMAgent())
     )
     assert shuffled < controller

@@ -41,7 +41,7 @@ def quick(cls: Any, **options: Any) -> Any:
 # Learning -------------------------------------------------------------------------------------------------------
 
 PLANTED: dict[str, dict[str, Any]] = {
-    "planted": {"budget": 48},
+    "planted": {"budget": 48, "round_size": 16},
     "noisy, of three families": {
         **{"noise": 0.02, "budget": 36, "round_size": 12},
         "families": ["bert", "albert", "roberta"],

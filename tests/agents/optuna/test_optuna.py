@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -28,7 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
-from processes import start_command
+from processes import Started, start_command
 from scipy.stats import wilcoxon
 
 import kdnas_env  # noqa: F401  (registers the environments)
@@ -75,7 +76,7 @@ def point(trial: optuna.trial.FrozenTrial) -> tuple[int, ...]:
 @pytest.mark.parametrize("choices", ["ordinal", "categorical"])
 def test_tpe_learns(choices: Any) -> None:
     found = [
-        [agent.search(BowlEnv([9] * 4), budget=60, seed=seed).best_reward for seed in range(8)]
+        [agent.search(BowlEnv([9] * 4), budget=40, seed=seed).best_reward for seed in range(8)]
         for agent in (make(choices=choices), RandomAgent())
     ]
     assert wilcoxon(*found, alternative="greater").pvalue < 0.02
@@ -450,6 +451,7 @@ def test_a_hyperband_search_goes_on_from_a_saved_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_killed_search_of_the_command_line_is_resumed_to_the_same_end(
     tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path: Path, moments: Random
 ) -> None:
@@ -505,44 +507,42 @@ def test_a_killed_search_of_the_command_line_is_resumed_to_the_same_end(
 
 # Shared studies -------------------------------------------------------------------------------------------------
 
-SHARED = """
-import json, sys, time
-import gymnasium, kdnas_env
-
-config, log, pause = json.loads(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-
-class Logged(gymnasium.Wrapper):
-    def step(self, action):
-        with open(log, "a") as file:
-            file.write(json.dumps(action.tolist()) + "\\n")
-        time.sleep(pause)
-        return super().step(action)
-
-agent = kdnas_env.make_agent("optuna", **config)
-env = gymnasium.make("kdnas/Planted-v0", space=json.loads(sys.argv[5]), budget=int(sys.argv[4]), round_size=4)
-print("ready", flush=True)
-sys.stdin.readline()
-agent.search(Logged(env), seed=3)
-"""
 FEW_STUDENTS = {"num_hidden_layers": [3, 4, 6, 12], "intermediate_size": [384, 512, 768, 1024, 1536, 3072]}
 """So few that two processes often choose the same."""
 
 
-def start(
-    config: dict[str, Any], log: Path, *, budget: int, pause: float = 0.0, space: dict[str, list[int]] | None = None
-) -> subprocess.Popen[str]:
-    """Start a search that waits for a line on its input."""
-    arguments = [json.dumps(config), str(log), str(pause), str(budget), json.dumps(space)]
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", SHARED, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+class Logged(gym.Wrapper[Any, Any, Any, Any]):
+    """Notes every action in a file, and pauses, before it is evaluated."""
+
+    def __init__(self, env: gym.Env[Any, Any], log: Path, pause: float) -> None:
+        super().__init__(env)
+        self._log, self._pause = log, pause
+
+    def step(self, action: Any) -> Any:
+        with self._log.open("a") as file:
+            file.write(json.dumps(action.tolist()) + "\n")
+        time.sleep(self._pause)
+        return super().step(action)
+
+
+def search_when_told(
+    config: dict[str, Any], log: Path, go: Path, budget: int, pause: float, space: dict[str, list[int]] | None
+) -> None:
+    """Search with an agent once a file exists; for a process of its own."""
+    warnings.simplefilter("error")
+    agent = make(**config)
+    env = gym.make("kdnas/Planted-v0", space=space, budget=budget, round_size=4)
+    print("ready", flush=True)
+    until(go.exists)
+    agent.search(Logged(env, log, pause), seed=3)
+
+
+def ask_and_wait(config: dict[str, Any]) -> None:
+    """Ask for three points of a small space and keep them pending; for a process of its own."""
+    agent = make(**config)
+    agent.reset([4, 2], budget=8, round_size=3)
+    print(agent.ask(3).tolist(), flush=True)
+    time.sleep(600)
 
 
 def lines(log: Path) -> list[str]:
@@ -553,14 +553,14 @@ def lines(log: Path) -> list[str]:
 def test_two_processes_share_a_study_and_evaluate_nothing_twice(place: str, tmp_path: Path) -> None:
     storage = place.format(tmp_path) if "://" in place else str(tmp_path / place)
     config = {"storage": storage, "study_name": "shared"}
-    processes = [start(config, tmp_path / name, budget=8, space=FEW_STUDENTS) for name in ("a", "b")]
+    go = tmp_path / "go"
+    processes = [Started(search_when_told, config, tmp_path / name, go, 8, 0.0, FEW_STUDENTS) for name in ("a", "b")]
     for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
+        assert process.stdout.readline() == "ready\n"
+    go.touch()
     for process in processes:
-        process.communicate(timeout=300)
-        assert process.returncode == 0
+        output = process.read(timeout=300)
+        assert process.returncode == 0, output
     asked = [*lines(tmp_path / "a"), *lines(tmp_path / "b")]
     assert len(asked) == len(set(asked)) == 16
 
@@ -605,15 +605,13 @@ def test_a_killed_process_that_is_started_again_goes_through_its_trials(tmp_path
     expected = whole.search(gym.make("kdnas/Planted-v0", budget=24, round_size=4), seed=3)
 
     log = tmp_path / "killed"
-    process = start(config, log, budget=24, pause=0.05)
-    assert process.stdin is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
+    (go := tmp_path / "go").touch()
+    process = Started(search_when_told, config, log, go, 24, 0.05, None)
     deadline, trials = time.monotonic() + 60, moments.randint(1, 18)
     while len(lines(log)) < trials and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.wait()
     assert trials <= len(lines(log)) < 24
 
     agent = make(**config)
@@ -655,16 +653,7 @@ def test_points_of_a_killed_process_are_tried_again(
 ) -> None:
     storage = place.format(tmp_path) if "://" in place else str(tmp_path / place)
     config = {"storage": storage, "study_name": "shared"}
-    code = f"""
-import time
-import kdnas_env
-agent = kdnas_env.make_agent("optuna", **{config!r})
-agent.reset([4, 2], budget=8, round_size=3)
-print(agent.ask(3).tolist(), flush=True)
-time.sleep(600)
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    process = Started(ask_and_wait, config)
     asked = {tuple(action) for action in json.loads(process.stdout.readline())}
     assert len(asked) == 3
 
@@ -673,7 +662,7 @@ time.sleep(600)
     assert evaluate_all(make(**config), BowlEnv([4, 2])) == others
     assert "ended after 5 of 8 evaluations, because other processes evaluate the remaining 3 points" in caplog.text
     process.kill()
-    process.communicate()
+    process.wait()
     assert evaluate_all(make(**config), BowlEnv([4, 2])) == set()
     clock.seconds = 700
     caplog.clear()

@@ -6,7 +6,6 @@ import os
 import pickle
 import random
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import tiny_teachers
 import torch
+from processes import Started
 
 from kdnas_env.distillation.student.folder import load_student
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher, load_teacher_architecture
@@ -220,15 +220,15 @@ def test_fingerprint_tells_weights_and_architecture(tiny_teacher_dirs: dict[str,
 
 
 @pytest.mark.slow
+def write_fingerprint(folder: Path) -> None:
+    sys.stdout.write(load_teacher(folder).fingerprint)
+
+
 def test_another_process_agrees_and_prints_nothing(tmp_path: Path) -> None:
     folder = tiny_teachers.save_teacher(tmp_path, "bert", head=True)
-    code = (
-        "import sys; from kdnas_env.distillation.teacher.loading import load_teacher; "
-        "sys.stdout.write(load_teacher(sys.argv[1]).fingerprint)"
-    )
-    run = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
-    assert run.stdout == load_teacher(folder).fingerprint
-    assert run.stderr == ""
+    process = Started(write_fingerprint, folder)
+    assert process.read() == load_teacher(folder).fingerprint
+    assert process.returncode == 0
 
 
 def test_global_random_state_is_left_alone(tiny_teacher_dirs: dict[str, Path]) -> None:
