@@ -33,12 +33,14 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
     """
     _sweep(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{purpose}-"))
-    lock = FileLock(folder / _LOCK)
+    lock, maker = FileLock(folder / _LOCK), os.getpid()
     try:
         with lock:
             yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        # A child that was forked in the block leaves it, too, but must not take the folder from its parent.
+        if os.getpid() == maker:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sweep(place: Path) -> None:

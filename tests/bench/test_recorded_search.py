@@ -100,7 +100,7 @@ def test_an_agent_that_raises_ends_its_own_search_only(task: Task, truth: Truth,
 
 def test_nobody_gets_a_second_budget_or_other_noise(task: Task, truth: Truth, misbehaving: None) -> None:
     found = run_search(AgentSpec("resets", {"steps": 8}), task, 0, Budget(10), truth=truth)
-    assert "one episode" in found.error
+    assert "a single episode" in found.error
     assert len(found) == 8
     honest = run_search(AgentSpec("exhaustive"), task, 0, Budget(100), truth=truth)
     seen = dict(zip(honest.index.tolist(), honest.observed.tolist(), strict=True))

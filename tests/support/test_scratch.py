@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,19 @@ def test_a_folder_goes_with_its_block(temporary: Path) -> None:
         assert folder.parent == temporary
         (folder / "file").write_text("x")
     assert not list(temporary.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_that_leaves_the_block_does_not_remove_the_folder(temporary: Path) -> None:
+    maker = os.getpid()
+    with suppress(SystemExit), scratch_folder("test") as folder:
+        child = os.fork()
+        if not child:
+            sys.exit()
+        os.waitpid(child, 0)
+        assert folder.is_dir()
+    if os.getpid() != maker:
+        os._exit(0)
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(temporary: Path) -> None:
