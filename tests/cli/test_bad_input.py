@@ -177,8 +177,8 @@ def recorded(tmp_path: Path, options: RecordedOptions, **changes: Any) -> list[s
     ("options", "changes", "expected"),
     [
         (SearchOptions(), {"out": "/elsewhere"}, "contain ['out'], which are never recorded"),
-        (SearchOptions(), {"cache_dir": "/elsewhere"}, "name ['cache_dir']"),
-        (PipelineOptions(), {"search": {"resume": "/elsewhere"}}, "name ['search.resume']"),
+        (SearchOptions(), {"cache_dir": "/elsewhere"}, "contain ['cache_dir']"),
+        (PipelineOptions(), {"search": {"resume": "/elsewhere"}}, "contain ['search.resume']"),
         (PipelineOptions(), {"export": {"push": "somebody/else", "public": True}}, "'export.push', 'export.public'"),
         (SearchOptions(), {"teacher": 3}, "teacher is 3; expected a text"),
         (SearchOptions(), {"budget": "many"}, "budget is 'many'; expected a whole number"),

@@ -117,7 +117,7 @@ def test_bad_fits(planted: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "cannot be fitted together: teacher is planted in the one and roberta-base in the other" in said
     few = {"num_hidden_layers": [3, 6]}
     write_table(planted_table(few), tmp_path / "few.npz")
-    assert "needs 12 at least" in complaint(["table", "fit", str(tmp_path / "few.npz"), *to], capsys)
+    assert "needs at least 12" in complaint(["table", "fit", str(tmp_path / "few.npz"), *to], capsys)
 
 
 def test_the_tables_of_a_package_are_told_in_a_line_each(

@@ -182,8 +182,8 @@ GOOD = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8, "int
         ({**GOOD, "hidden_act": ["gelu"]}, r"hidden_act is \['gelu'\]; expected a text"),
         ({**GOOD, "family": "../evil"}, "unknown student family '../evil'"),
         (GOOD | {3: 4}, r"unknown field\(s\) \[3\]"),
-        (None, "None is no mapping"),
-        (5, "5 is no mapping"),
+        (None, "None is not a mapping"),
+        (5, "5 is not a mapping"),
     ],
 )
 def test_malformed_student_data_is_refused(data: Any, message: str) -> None:
