@@ -167,17 +167,6 @@ def test_settings_that_make_no_sense_are_refused(
 
 
 @pytest.mark.slow
-def test_on_ray_it_finds_the_same(flags: Flags, whole: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    # In a process of its own: Ray keeps global state.
-    more = ["--ray", "local", "--workers", "1"]
-    driver = start_command([*flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), *more])
-    output = driver.read(timeout=300)
-    assert driver.returncode == 0, output
-    assert trail(tmp_path / "run") == trail(whole)
-
-
-@pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_named(flags: Flags) -> None:
     pytest.importorskip("ray")
     # Port 9 is "discard": nobody listens there. A cluster of another test is found by 'auto'.

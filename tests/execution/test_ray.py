@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from troubled import CONFIGS, begun
+
+from kdnas_env.cli import main
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -35,6 +38,7 @@ _ONE_NODE = (
     _HEAD
     + """
 import psutil
+from kdnas_env.cli import main
 
 trouble = Troubled(0.02, FOLDER, deadly=CONFIGS[3], hanging=CONFIGS[5])
 heard = []
@@ -59,6 +63,8 @@ with RayEvaluator(trouble, 2, cpus=0.5, timeout=5, environment=HERE) as evaluato
         "listening": sorted(listening),
         "started": sorted(process.name() for process in here.children()),
         "fingerprint": evaluator.fingerprint == PlantedEvaluator(SPACE).fingerprint,
+        # It uses the cluster that is there: to start one takes long.
+        "search": main([*sys.argv[2:], "--ray", "local", "--workers", "1"]),
     }))
 """
 )
@@ -139,13 +145,13 @@ else:
 )
 
 
-def run(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
     script = folder.with_suffix(".py")
     script.write_text(code)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run(
-        [sys.executable, str(script), str(folder)],
+        [sys.executable, str(script), str(folder), *arguments],
         capture_output=True,
         text=True,
         env=environment,
@@ -161,15 +167,58 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def one_node(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def searching(
+    tiny_teacher_dirs: dict[str, Path],
+    tiny_corpus_file: Path,
+    small_space: dict[str, list[Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[Path], list[str]]:
+    """The command of a small search, by its run folder."""
+    root = tmp_path_factory.mktemp("search")
+    (root / "space.json").write_text(json.dumps(small_space))
+    flags = {
+        "teacher": tiny_teacher_dirs["bert"],
+        "corpus.source": tiny_corpus_file,
+        "space.file": root / "space.json",
+        "speedup": 0,
+        "budget": 4,
+        "data-fraction": 1.0,
+        "latency.runtime": "analytic",
+        "device": "cpu",
+        "threads": 1,
+        "cache-dir": root / "cache",
+    }
+    words = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+    return lambda out: ["search", *words, "--out", str(out)]
+
+
+@pytest.fixture(scope="module")
+def one_node(
+    searching: Callable[[Path], list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
     """Where evaluations on a cluster of one's own are noted, and what they gave; the environment names another."""
-    folder = tmp_path_factory.mktemp("ray") / "begun"
-    return folder, answer(run(_ONE_NODE, folder, RAY_ADDRESS="203.0.113.1:6379"))
+    root = tmp_path_factory.mktemp("ray")
+    folder = root / "begun"
+    return folder, answer(run(_ONE_NODE, folder, *searching(root / "run"), RAY_ADDRESS="203.0.113.1:6379"))
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_a_search_of_the_command_line_finds_the_same(
+    one_node: tuple[Path, dict[str, Any]], searching: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
+    folder, printed = one_node
+    assert printed["search"] == main(searching(tmp_path)) == 0
+    on_ray, here = (
+        json.loads((path / "results.json").read_text())["students"] for path in (folder.with_name("run"), tmp_path)
+    )
+    assert len(here) == 4
+    for name in ("student", "status", "loss", "reward"):
+        assert [student[name] for student in on_ray] == [student[name] for student in here]
 
 
 def test_actors_that_die_or_hang_are_replaced_and_epochs_heard(one_node: tuple[Path, dict[str, Any]]) -> None:
     folder, printed = one_node
-    found = {name: value for name, value in printed.items() if name not in ("listening", "started")}
+    found = {name: value for name, value in printed.items() if name not in ("listening", "started", "search")}
     status, error = found.pop("failed")
     assert status == "failed"
     assert error.startswith("given up after 3 attempts: the worker's actor is gone (ActorDiedError")
