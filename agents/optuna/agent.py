@@ -200,15 +200,18 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         return int(self._stream(_SAMPLING, number).integers(2**32))
 
     def _propose(self, n: int) -> Proposal:
+        from kdnas_env.agents.optuna.storage import quiet
+
         all_random = self.config.sampler == "random"
         taken = self.seen
         actions: list[Ints] = []
         drawn: list[bool] = []
-        while len(actions) < n and (candidate := self._next(taken)) is not None:
-            number, action, is_drawn = candidate
-            taken.add(number)
-            actions.append(action)
-            drawn.append(is_drawn or all_random)
+        with quiet():
+            while len(actions) < n and (candidate := self._next(taken)) is not None:
+                number, action, is_drawn = candidate
+                taken.add(number)
+                actions.append(action)
+                drawn.append(is_drawn or all_random)
         return Proposal(
             actions=np.array(actions, dtype=np.int64).reshape(-1, len(self.grid.nvec)),
             random=np.array(drawn, dtype=np.bool_),
@@ -269,17 +272,22 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         return False
 
     def _learn(self, record: RoundRecord) -> None:
+        from kdnas_env.agents.optuna.storage import quiet
+
         numbers = self.grid.numbers(record.actions)
         infos = self._infos[len(self._infos) - len(numbers) :]
-        for number, action, reward, usable, info in zip(
-            numbers, record.actions, record.rewards.tolist(), record.usable.tolist(), infos, strict=True
-        ):
-            self._report_info(action, info)
-            outcome = self._grid_study.outcome(reward, usable, info)
-            if number not in self._trials:
-                self._grid_study.add(action, outcome)
-            elif (trial := self._trials.pop(number)) is not None:
-                self._grid_study.finish(trial, outcome)
+        rewards, usable = record.rewards.tolist(), record.usable.tolist()
+        with quiet():
+            for candidate in zip(numbers, record.actions, rewards, usable, infos, strict=True):
+                self._finish(*candidate)
+
+    def _finish(self, number: int, action: Ints, reward: float, usable: bool, info: Info) -> None:
+        self._report_info(action, info)
+        outcome = self._grid_study.outcome(reward, usable, info)
+        if number not in self._trials:
+            self._grid_study.add(action, outcome)
+        elif (trial := self._trials.pop(number)) is not None:
+            self._grid_study.finish(trial, outcome)
 
     def _evaluate_round(self, env: Environment, actions: Ints) -> bool:
         if isinstance(env, gym.vector.VectorEnv):

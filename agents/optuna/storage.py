@@ -67,7 +67,10 @@ def quiet() -> Iterator[None]:
     """
     logger = logging.getLogger("optuna")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    # An inner block changes no level: that clears the caches of all loggers, which takes longer than most trials.
+    outer = level < logging.ERROR
+    if outer:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
@@ -75,7 +78,8 @@ def quiet() -> Iterator[None]:
     except StorageInternalError as error:
         raise RunError(f"the storage of the study cannot be used: {error}") from error
     finally:
-        logger.setLevel(level)
+        if outer:
+            logger.setLevel(level)
 
 
 class Heartbeat:
