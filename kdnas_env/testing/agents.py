@@ -23,7 +23,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from kdnas_env.core.evaluation import EpochReport, Evaluation, Fidelity, Status
 from kdnas_env.core.space import SearchSpace
+from kdnas_env.envs.book import Stopping
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
@@ -356,6 +358,19 @@ class AskTellConformance(AgentConformance):
         result = _search_without_rounds(make_agent(), tmp_path, workers=3, budget=9, seed=5)
         clause("drivers", len({*_points(result)}) == 9, f"{len({*_points(result)})} candidates with a budget of 9")
 
+    @pytest.mark.parametrize("in_rounds", [True, False])
+    def test_early_stopping(self, make_agent: MakeAgent, in_rounds: bool, tmp_path: Path) -> None:
+        """Clause *drivers*: early stopping stops students, and receives every evaluation, in rounds and without."""
+        rule, agent = _EverySecond(), make_agent()
+        if in_rounds:
+            agent.search(gym.make("kdnas/Planted-v0", budget=9, epochs=2, stop=rule), seed=5)
+        else:
+            _search_without_rounds(agent, tmp_path, workers=2, budget=9, seed=5, stop=rule)
+        statuses = [evaluation.status for evaluation in rule.learnt]
+        clause("drivers", {*statuses} == {Status.OK, Status.STOPPED}, f"students end as {sorted({*statuses})}")
+        evaluated = len({*_points(agent.result())})
+        clause("drivers", len(statuses) == evaluated, f"the rule learns {len(statuses)} of {evaluated} evaluations")
+
     def test_a_finished_search(self, make_agent: MakeAgent) -> None:
         """Clause *resume*: resuming a finished search changes nothing."""
         agent, env = make_agent(), BowlEnv([7, 6])
@@ -378,7 +393,9 @@ def _points(result: Any) -> list[tuple[int, ...]]:
     return [tuple(action) for action in result.actions.tolist()]
 
 
-def _search_without_rounds(agent: Any, folder: Path, *, workers: int, budget: int, seed: int) -> Any:
+def _search_without_rounds(
+    agent: Any, folder: Path, *, workers: int, budget: int, seed: int, stop: Stopping | None = None
+) -> Any:
     """Search the planted landscape on simulated workers; return the agent's result."""
     space = SearchSpace.from_teacher(PLANTED_TEACHER)
     planted = PlantedEvaluator(space)
@@ -386,5 +403,28 @@ def _search_without_rounds(agent: Any, folder: Path, *, workers: int, budget: in
         StoredEvaluator(planted, folder / "evaluations.sqlite") as store,
         WorkerPool(SimulatedBackend(planted), workers) as pool,
     ):
-        search_asynchronously(agent, KDNASEnv(space, store, budget=budget), store, pool, seed=seed)
+        env = KDNASEnv(space, store, budget=budget, fidelity=Fidelity(epochs=2), stop=stop)
+        search_asynchronously(agent, env, store, pool, seed=seed)
     return agent.result()
+
+
+class _EverySecond:
+    """Stops every second student after its first epoch.
+
+    Attributes:
+        learnt: The evaluations that were passed to :meth:`learn`.
+    """
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        self.learnt: list[Evaluation] = []
+        self._begun = 0
+
+    def __call__(self, report: EpochReport) -> bool:
+        self._begun += report.epoch == 0
+        return report.epoch == 1 and self._begun % 2 == 0
+
+    def learn(self, evaluation: Evaluation) -> None:
+        self.learnt.append(evaluation)
