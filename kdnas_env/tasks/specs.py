@@ -149,10 +149,14 @@ _GLUE = (
     TaskSpec("rte", _PAIR, labels=_ENTAILMENT, folder="RTE", tsv_columns=(*_PAIR, "label")),
     TaskSpec("wnli", _PAIR, names=_ENTAILMENT[::-1], folder="WNLI", tsv_columns=(*_PAIR, "label")),
 )
+"""Tasks that are read from the hub's GLUE or a copy of it."""
+
 _EMBEDDED = (
     TaskSpec(EMBEDDED_TASK, ("text",), names=_SENTIMENT, splits=(VALIDATION, TEST), scored=(TEST,)),
     TaskSpec(EMBEDDED_REVIEWS, ("text",), names=_SENTIMENT, splits=(VALIDATION, TEST), scored=(TEST,)),
 )
+"""Tasks whose text is installed with the extra ``demo``."""
+
 TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in (*_GLUE, *_EMBEDDED)}
 """All predefined tasks: the nine of GLUE, and the two embedded ones."""
 
