@@ -18,6 +18,7 @@ from kdnas_env.pipeline.inspecting import (
     TableInspectOptions,
     check_asked,
     inspect_table,
+    shipped_tables,
 )
 from kdnas_env.pipeline.table_build import TableBuildOptions, build_table
 from kdnas_env.pipeline.tables import (
@@ -35,7 +36,7 @@ from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.figures import save_figure
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.support.shell import command
-from kdnas_env.tables.storage import load_table, surrogate_names, table_names
+from kdnas_env.tables.storage import surrogate_names
 from kdnas_env.tables.surrogates.card import RANDOM, card_rows
 from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import TableMetadata
@@ -206,17 +207,16 @@ def run_verify(options: TableVerifyOptions) -> int:
 
 
 def _list(console: SafeConsole) -> None:
-    names = table_names()
-    if not names:
+    rows = shipped_tables()
+    if not rows:
         console.say("no tables come with this installation; make one with kdnas table build")
         return
     tables = grid("table", "students", "seeds", "epochs", "complete", "tau", left=("of",))
     tables.columns[0].no_wrap = True
-    for name in names:
-        table = load_table(name)
-        meta, tau = table.metadata, table.metadata.noise.get("tau")
-        counts = (len(table), len(meta.seeds), meta.epochs)
-        tables.add_row(name, *map(str, counts), f"{table.complete:.0%}", f"{tau[-1]:.3f}" if tau else "-", meta.title)
+    for row in rows:
+        tau = "-" if row["tau"] is None else f"{row['tau']:.3f}"
+        counts = (str(row[name]) for name in ("students", "seeds", "epochs"))
+        tables.add_row(row["table"], *counts, f"{row['complete']:.0%}", tau, row["of"])
     console.print(tables)
     console.print("[dim]tau: Kendall's, between seeds after the last epoch[/]")
     if surrogates := surrogate_names():

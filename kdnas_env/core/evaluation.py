@@ -70,7 +70,7 @@ class Latency:
         teacher_iqr_ms: Interquartile range of the teacher.
         ratio: Median of the paired student/teacher ratios (robust against drift of the machine's clock).
         ratio_iqr: Interquartile range of the paired ratios.
-        runtime: ``torch``, ``onnxruntime`` or ``analytic``.
+        runtime: ``torch``, ``onnxruntime``, ``onnxruntime-int8`` or ``analytic``.
         device: Device of the probe.
         threads: Threads of the runtime.
         batch_size: Sequences per pass.

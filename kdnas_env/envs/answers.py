@@ -34,6 +34,11 @@ _LARGEST_ARRAY = 10_000_000
 """Grids up to this many points use an array for look-ups, larger grids a dict."""
 
 
+def can_be_best(evaluation: Evaluation, reward: RewardComponents) -> bool:
+    """Return whether the evaluation succeeded, the latency is known, and the student keeps all limits."""
+    return evaluation.ok and evaluation.latency is not None and reward.cost <= 0
+
+
 @dataclass(slots=True, eq=False)
 class Answer:
     """The answer to an action. The environment copies its arrays and its dict before it returns them.
@@ -200,7 +205,7 @@ class Answers:
             action,
             config,
             reward,
-            usable=evaluation.ok and evaluation.latency is not None and reward.cost <= 0,
+            usable=can_be_best(evaluation, reward),
             charged=self._charges_infeasible or evaluation.status is not Status.INFEASIBLE,
             cost=self._budget.cost(evaluation),
             losses=evaluation.heldout_unexplained,

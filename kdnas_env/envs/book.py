@@ -14,7 +14,7 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity
 from kdnas_env.core.reward import RewardComponents
-from kdnas_env.envs.answers import Answer, Answers
+from kdnas_env.envs.answers import Answer, Answers, can_be_best
 from kdnas_env.envs.budget import Budget
 from kdnas_env.support.arrays import Bools, Ints
 
@@ -63,7 +63,7 @@ class Record(NamedTuple):
     @property
     def usable(self) -> bool:
         """Whether the evaluation succeeded, the latency is known, and the student keeps all limits."""
-        return self.evaluation.ok and self.evaluation.latency is not None and self.reward.cost <= 0
+        return can_be_best(self.evaluation, self.reward)
 
     def broken_limits(self, limits: Constraints) -> str:
         """Return a description of the limits that the student breaks."""

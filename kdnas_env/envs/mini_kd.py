@@ -24,8 +24,8 @@ class MiniKDEnv(KDNASEnv):
     Description, spaces, rewards, episode end and information are those of `KDNASEnv`. The constructor only reads the
     teacher's configuration; the first `reset` loads weights, text and hidden states.
 
-    With a measured latency (`torch`, `onnxruntime`), two runs differ by measurement noise. With `latency="analytic"`,
-    the default of `kdnas/MiniKDAnalytic-v0`, runs with equal `threads` on one CPU are reproducible.
+    With a measured latency, two runs differ by measurement noise. With `latency="analytic"`, the default of
+    `kdnas/MiniKDAnalytic-v0`, runs with equal `threads` on one CPU are reproducible.
 
     ## Arguments
 
@@ -42,12 +42,12 @@ class MiniKDEnv(KDNASEnv):
     | `epochs`          | `1`         | epochs of mini-KD per evaluation                                             |
     | `data_fraction`   | `0.2`       | share of the training sentences that is used, in (0, 1]                      |
     | `seed`            | `0`         | seed of initialisation, data order and text splits; the same for all students|
-    | `recipe`          | `"default"` | `default`, `seed` (that of the original text), or a dict of changes          |
-    | `latency`         | `"torch"`   | `torch`, `onnxruntime`, `analytic`, or a dict of `LatencySettings` fields    |
+    | `recipe`          | `"default"` | `default`, `few-texts`, `kd-nas`, or a dict of changes                       |
+    | `latency`         | `"torch"`   | `torch`, `onnxruntime`, `onnxruntime-int8`, `analytic`, or a settings dict   |
     | `alpha`           | `-0.06`     | exponent of the latency factor                                               |
     | `beta`            | `0.6**6`    | target latency; scales all positive rewards alike, changes no choice         |
     | `penalty`         | `None`      | reward of students that fail or cannot be built; None: -1                    |
-    | `loss`            | `None`      | loss of the reward; None: `train_raw` for recipe `seed`, else `heldout`      |
+    | `loss`            | `None`      | loss of the reward; None: `train_raw` for recipe `kd-nas`, else `heldout`    |
     | `task`            | `None`      | task of the students: its name, or fields of `SearchTask`                    |
     | `quality`         | `imitation` | quality in the reward: `imitation`, or `task`                                |
     | `duplicates`      | `"charge"`  | cost of a repeated architecture: `charge`, `free` or `reject`                |

@@ -13,7 +13,6 @@ from typing import Any
 from torch import Tensor
 
 from kdnas_env.distillation.checkpoint import read_config
-from kdnas_env.distillation.student.cutting import MODULES
 from kdnas_env.distillation.student.folder import (
     PROJECTION,
     Lineage,
@@ -22,6 +21,7 @@ from kdnas_env.distillation.student.folder import (
     read_lineage,
     read_projection,
 )
+from kdnas_env.distillation.student.vocabulary_cut import MODULES
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher, locate
 from kdnas_env.distillation.training.recipe import resolve_recipe
 from kdnas_env.errors import ExportError, KDNASError, TeacherError, one_line

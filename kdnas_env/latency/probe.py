@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from kdnas_env.core.evaluation import Latency
 from kdnas_env.errors import LatencyError
 from kdnas_env.latency.analytic import analytic_latency
 from kdnas_env.latency.interleave import PairedTimes, Pass, interleave, interquartile_range, select_clock
-from kdnas_env.latency.settings import LatencySettings
+from kdnas_env.latency.settings import ANALYTIC, MEASURED, LatencySettings
 from kdnas_env.support.cpu_lock import pinned_threads, probe_lock, training_lock
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class LatencyProbe:
     @property
     def needs_models(self) -> bool:
         """Whether the probe runs models; False if the architectures suffice."""
-        return self.settings.runtime != "analytic"
+        return self.settings.runtime != ANALYTIC
 
     def measure(
         self, model: nn.Module | None, student: StudentConfig, *, enough: Callable[[Latency], bool] | None = None
@@ -117,9 +118,8 @@ class LatencyProbe:
     def _load(self, model: nn.Module | None, role: str) -> Pass:
         if model is None:
             raise LatencyError(f"runtime {self.settings.runtime!r} needs models, but the model of the {role} is None")
-        from kdnas_env.latency import onnx_runtime, torch_runtime
-
-        load = torch_runtime.load if self.settings.runtime == "torch" else onnx_runtime.load
+        module = import_module(f"kdnas_env.latency.{MEASURED[self.settings.runtime]}")
+        load: Callable[[nn.Module, LatencySettings], Pass] = module.load
         # An export disturbs the probes of other processes as much as training does.
         with training_lock():
             return load(model, self.settings)

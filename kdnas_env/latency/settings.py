@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kdnas_env.errors import LatencyError
@@ -10,7 +11,16 @@ from kdnas_env.support.checks import check_number, check_whole
 INT8 = "onnxruntime-int8"
 """ONNX Runtime on a graph that is quantised in the same way as an int8 export."""
 
-RUNTIMES = ("torch", "onnxruntime", INT8, "analytic")
+ANALYTIC = "analytic"
+"""The model of a reference machine, which runs nothing."""
+
+ONNX_RUNTIMES = ("onnxruntime", INT8)
+"""Runtimes that need the extra ``onnx``."""
+
+MEASURED: Mapping[str, str] = {"torch": "torch_runtime", **dict.fromkeys(ONNX_RUNTIMES, "onnx_runtime")}
+"""Runtimes that run models, each with its module in this folder. ``load`` of the module prepares a model."""
+
+RUNTIMES = (*MEASURED, ANALYTIC)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from kdnas_env.support.checks import check_whole
 from kdnas_env.support.figures import ORANGE
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.tables.external import ExternalTable, is_external, read_external
-from kdnas_env.tables.storage import checksum, table_path
+from kdnas_env.tables.storage import checksum, load_table, table_names, table_path
 from kdnas_env.tables.surrogates.card import surrogate_card
 from kdnas_env.tables.surrogates.storage import load_source
 from kdnas_env.tables.surrogates.surrogate import Surrogate
@@ -171,8 +171,7 @@ class Inspection:
     @property
     def agreement(self) -> float | None:
         """Kendall's tau between seeds after the last epoch; None if it is unknown."""
-        taus = self.source.metadata.noise.get("tau")
-        return taus[-1] if taus else None
+        return _agreement(self.source)
 
     def measured(self, device: int) -> int:
         """Return how many students have a latency on a device."""
@@ -324,6 +323,31 @@ def check_asked(options: TableInspectOptions, inspection: AnyInspection) -> None
         raise TableError(f"{options.table!r} is an external table, which has no distillations to draw or to judge")
     if isinstance(inspection, SurrogateInspection) and drawn_or_judged:
         raise TableError(f"{options.table!r} is a surrogate: draw and judge the table that it was fitted to")
+
+
+def shipped_tables() -> list[dict[str, Any]]:
+    """Return a row a table of the package: its size, the share of its cells that are there, and its agreement.
+
+    ``tau`` is Kendall's, between seeds after the last epoch; None if it is unknown.
+    """
+    names = table_names()
+    return [
+        {
+            "table": name,
+            "students": len(table),
+            "seeds": len(table.metadata.seeds),
+            "epochs": table.metadata.epochs,
+            "complete": table.complete,
+            "tau": _agreement(table),
+            "of": table.metadata.title,
+        }
+        for name, table in zip(names, map(load_table, names), strict=True)
+    ]
+
+
+def _agreement(table: Table) -> float | None:
+    taus = table.metadata.noise.get("tau")
+    return taus[-1] if taus else None
 
 
 def mean_students(table: Table) -> list[Evaluation]:

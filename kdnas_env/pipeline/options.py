@@ -68,11 +68,17 @@ class TrainingOptions(DeviceOption, ThreadsOption, CacheOption):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Base of the options of what has a run folder of its own."""
+class OutOption:
+    """Base of options that say which folder the results go to."""
 
     out: str | None = None
     """Run folder, created if it does not exist; by default a new one under runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(OutOption):
+    """Base of the options of what has a run folder of its own."""
+
     resume: str | None = None
     """Run folder to resume; all other settings are read from it."""
 

@@ -19,7 +19,7 @@ from kdnas_env.bench.truth import TARGETS, Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.options import options_of
+from kdnas_env.pipeline.options import OutOption, options_of
 from kdnas_env.pipeline.work import Finished, working
 from kdnas_env.searching.run_folder import RESULTS, new_run_path
 from kdnas_env.support.atomic import expanded, write_json, write_text
@@ -39,7 +39,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchesOptions:
+class SearchesOptions(OutOption):
     """Base of the options of what runs many searches of agents."""
 
     agents: tuple[str, ...] = ("random", "local-search", "evolution", "lstm", "optuna")
@@ -48,8 +48,6 @@ class SearchesOptions:
     """Number of searches of each agent on each task."""
     workers: int = os.cpu_count() or 1
     """Number of processes."""
-    out: str | None = None
-    """Folder, created if it does not exist; by default a new one under runs."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "workers"):

@@ -11,7 +11,7 @@ import tyro
 from kdnas_env.distillation.text.demo import check_demo
 from kdnas_env.envs.assemble import SearchSettings
 from kdnas_env.errors import KDNASError
-from kdnas_env.latency.settings import INT8
+from kdnas_env.latency.settings import ONNX_RUNTIMES
 from kdnas_env.pipeline.options import (
     IN_PLACE,
     CorpusOptions,
@@ -177,7 +177,7 @@ def check_installed(options: SearchOptions) -> None:
     check_demo(options.teacher, options.corpus.source)
     if options.ray is not None:
         require("`ray`", "ray", "ray")
-    if options.latency.runtime in ("onnxruntime", INT8):
+    if options.latency.runtime in ONNX_RUNTIMES:
         from kdnas_env.latency.onnx_runtime import require_onnx
 
         require_onnx(f"`latency.runtime={options.latency.runtime!r}`")

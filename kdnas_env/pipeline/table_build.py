@@ -16,7 +16,7 @@ from kdnas_env.core.space import SearchSpace
 from kdnas_env.distillation.text.demo import check_demo, teacher_title
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.latency import LatencyProbe, LatencySettings
-from kdnas_env.latency.settings import INT8
+from kdnas_env.latency.settings import MEASURED
 from kdnas_env.pipeline.options import (
     CacheOption,
     CorpusOptions,
@@ -55,8 +55,6 @@ from kdnas_env.tabulation.latencies import LatencyFile, measure_latencies, model
 
 if TYPE_CHECKING:
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
-
-MEASURED = ("torch", "onnxruntime", INT8)
 
 TELLING = 10
 """Students after which is said what the rest will take."""

@@ -143,8 +143,8 @@ def vocabulary(
     Raises:
         KDNASError: For bad input; nothing is left behind.
     """
-    from kdnas_env.distillation.student.cutting import write_cut_teacher
     from kdnas_env.distillation.student.folder import write_lineage
+    from kdnas_env.distillation.student.vocabulary_cut import write_cut_teacher
     from kdnas_env.distillation.teacher.loading import locate
     from kdnas_env.distillation.text.vocabulary import choose_tokens, count_tokens
     from kdnas_env.exporting.cards.vocabulary import cut_teacher_card, with_vocabulary

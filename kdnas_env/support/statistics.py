@@ -122,6 +122,22 @@ def percentile_interval(values: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def resampled_means(values: Floats, rng: np.random.Generator, draws: int) -> Floats:
+    """Return the means of bootstrap samples.
+
+    Args:
+        values: Numbers ``(n,)``.
+        rng: Draws the samples.
+        draws: Number of samples.
+
+    Returns:
+        Means, float64 ``(draws,)``.
+    """
+    count = len(values)
+    means: Floats = values[rng.integers(0, count, (draws, count))].mean(axis=1)
+    return means
+
+
 def top_threshold(values: Floats, share: float) -> float:
     """Return the smallest of the best share of values ``(n,)``, higher is better; the best share has at least one."""
     count = max(1, math.ceil(share * len(values) - 1e-9))

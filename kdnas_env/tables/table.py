@@ -54,7 +54,7 @@ class LatencyDevice:
     Attributes:
         name: Name in queries, such as ``torch`` or ``onnxruntime``.
         machine: Description of the processor or GPU.
-        runtime: ``torch``, ``onnxruntime`` or ``analytic``.
+        runtime: ``torch``, ``onnxruntime``, ``onnxruntime-int8`` or ``analytic``.
         device: ``cpu`` or ``cuda``.
         threads: Threads of the runtime.
         batch_size: Sequences per pass.

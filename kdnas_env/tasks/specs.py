@@ -102,7 +102,7 @@ def decide(kind: str, logits: NDArray[Any]) -> NDArray[Any]:
 _PAIR = ("sentence1", "sentence2")
 _ENTAILMENT = ("entailment", "not_entailment")
 _SENTIMENT = ("negative", "positive")
-_SPECS = (
+_GLUE = (
     TaskSpec(
         "cola",
         ("sentence",),
@@ -148,14 +148,20 @@ _SPECS = (
     ),
     TaskSpec("rte", _PAIR, labels=_ENTAILMENT, folder="RTE", tsv_columns=(*_PAIR, "label")),
     TaskSpec("wnli", _PAIR, names=_ENTAILMENT[::-1], folder="WNLI", tsv_columns=(*_PAIR, "label")),
+)
+"""Tasks that are read from the hub's GLUE or a copy of it."""
+
+_EMBEDDED = (
     TaskSpec(EMBEDDED_TASK, ("text",), names=_SENTIMENT, splits=(VALIDATION, TEST), scored=(TEST,)),
     TaskSpec(EMBEDDED_REVIEWS, ("text",), names=_SENTIMENT, splits=(VALIDATION, TEST), scored=(TEST,)),
 )
-TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in _SPECS}
+"""Tasks whose text is installed with the extra ``demo``."""
+
+TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in (*_GLUE, *_EMBEDDED)}
 """All predefined tasks: the nine of GLUE, and the two embedded ones."""
 
-EMBEDDED_TASKS = (EMBEDDED_TASK, EMBEDDED_REVIEWS)
-GLUE_TASKS = tuple(name for name in TASKS if name not in EMBEDDED_TASKS)
+GLUE_TASKS = tuple(spec.name for spec in _GLUE)
+EMBEDDED_TASKS = tuple(spec.name for spec in _EMBEDDED)
 
 NO_TEXT = "none"
 """Replaces a source of unlabelled text: use none."""

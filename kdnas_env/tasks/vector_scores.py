@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.arrays import Floats32
-from kdnas_env.support.statistics import percentile_interval, spearman_rho
+from kdnas_env.support.statistics import percentile_interval, resampled_means, spearman_rho
 
 NEAREST = 10
 """Number of neighbours for the retrieval scores."""
@@ -71,8 +71,7 @@ def score_vectors(student: Floats32, teacher: Floats32, seed: int = 0) -> Embedd
     queries, documents = slice(0, count // 2), slice(count // 2, count)
 
     def over_texts(values: NDArray[np.float64]) -> tuple[float, float, float]:
-        resampled = values[rng.integers(0, len(values), (_RESAMPLES, len(values)))].mean(axis=1)
-        return float(values.mean()), *percentile_interval(resampled)
+        return float(values.mean()), *percentile_interval(resampled_means(values, rng, _RESAMPLES))
 
     def correlated(ours: Floats32, theirs: Floats32) -> tuple[float, float, float]:
         similar, rows, columns = _similarities(ours, theirs)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdnas_env.distillation.student.cutting import MODULES
+from kdnas_env.distillation.student.vocabulary_cut import MODULES
 from kdnas_env.distillation.teacher.loading import Teacher, locate
 from kdnas_env.errors import DependencyError
 from kdnas_env.support.arrays import Floats32

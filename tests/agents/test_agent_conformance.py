@@ -65,10 +65,6 @@ class TestOthers(AskTellConformance):
         return partial(kdnas_env.make_agent, request.param, **QUICK.get(request.param, {}))
 
 
-for _name in WORK_OF_THE_BASE_CLASS:
-    setattr(TestOthers, _name, None)
-
-
 class TestDetermined(AskTellConformance):
     """An agent that proposes the same whatever the seed."""
 
@@ -77,6 +73,11 @@ class TestDetermined(AskTellConformance):
     @pytest.fixture
     def make_agent(self) -> MakeAgent:
         return partial(kdnas_env.make_agent, SEEDLESS)
+
+
+for _name in WORK_OF_THE_BASE_CLASS:
+    for _suite in (TestOthers, TestDetermined):
+        setattr(_suite, _name, None)
 
 
 def test_every_agent_of_ours_can_be_asked_and_told() -> None:

@@ -3,18 +3,25 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any
 
 import pytest
 
 from kdnas_env.errors import LatencyError
 from kdnas_env.latency import LatencySettings, ReferenceMachine
+from kdnas_env.latency.settings import MEASURED
 
 
 def test_settings_are_plain_data() -> None:
     settings = LatencySettings(runtime="analytic", threads=2, reference=ReferenceMachine(gflops=20.0))
     data = json.loads(json.dumps(asdict(settings)))
     assert LatencySettings(**{**data, "reference": ReferenceMachine(**data["reference"])}) == settings
+
+
+@pytest.mark.parametrize("name", sorted(set(MEASURED.values())))
+def test_a_runtime_that_runs_models_has_a_module_that_prepares_them(name: str) -> None:
+    assert callable(import_module(f"kdnas_env.latency.{name}").load)
 
 
 @pytest.mark.parametrize(

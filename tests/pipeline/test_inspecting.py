@@ -9,15 +9,29 @@ import pytest
 from small_tables import planted_table
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.inspecting import LEAST_AGREEMENT, Inspection, SurrogateInspection, inspect_table
+from kdnas_env.pipeline.inspecting import (
+    LEAST_AGREEMENT,
+    Inspection,
+    SurrogateInspection,
+    inspect_table,
+    shipped_tables,
+)
 from kdnas_env.pipeline.tables import fit_surrogate
-from kdnas_env.tables.storage import checksum, write_table
+from kdnas_env.tables.storage import checksum, load_table, table_names, write_table
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     write_table(planted_table(), tmp_path / "small.npz")
     return tmp_path / "small.npz"
+
+
+def test_the_tables_of_the_package_are_a_row_each() -> None:
+    rows = shipped_tables()
+    assert [row["table"] for row in rows] == table_names()
+    row, table = rows[-1], load_table(table_names()[-1])
+    assert (row["students"], row["seeds"]) == (len(table), len(table.metadata.seeds))
+    assert {type(row["tau"]) for row in rows} == {float, type(None)}
 
 
 def test_a_table_is_inspected(table: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from kdnas_env.support.statistics import (
     pearson,
     probability_of_improvement,
     random_search_quantile,
+    resampled_means,
     resolved_tau,
     spearman_rho,
     stratified_bootstrap,
@@ -74,6 +75,13 @@ def test_the_median_of_the_draws_to_a_target_is_counted_too(points: int, targets
 def test_the_median_draw_of_a_large_space_is_exact() -> None:
     assert median_hit(1_000_000, 1) == 500_000
     assert median_hit(1_000_000, 1_000) == pytest.approx(-np.log(0.5) / 1e-3, rel=0.002)
+
+
+def test_resampled_means_are_those_of_draws_with_replacement() -> None:
+    values = np.array([0.0, 1.0, 5.0])
+    means = resampled_means(values, np.random.default_rng(3), 4)
+    drawn = np.random.default_rng(3).integers(3, size=(4, 3))
+    assert means.tolist() == [values[draw].mean() for draw in drawn]
 
 
 @given(SCORES)

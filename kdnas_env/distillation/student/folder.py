@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.checkpoint import load_encoder, read_architecture, read_config
-from kdnas_env.distillation.student.cutting import write_cut
+from kdnas_env.distillation.student.vocabulary_cut import write_cut
 from kdnas_env.errors import RunError, TeacherError
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.identity import check_same

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdnas_env.support.arrays import Floats
-from kdnas_env.support.statistics import kendall_tau, percentile_interval
+from kdnas_env.support.statistics import kendall_tau, percentile_interval, resampled_means
 from kdnas_env.tables.surrogates.students import ended_well, without
 from kdnas_env.tables.surrogates.surrogate import PREDICTED_LATENCIES, Surrogate
 from kdnas_env.tables.table import LATENCIES, Table
@@ -101,6 +101,4 @@ def _means(runs: Sequence[Floats]) -> Floats:
 
 def _resampled_means(runs: Sequence[Floats], rng: np.random.Generator, draws: int) -> Floats:
     """Return mean scores of bootstrap samples, float64 ``(draws, agents)``."""
-    return np.stack(
-        [scores[rng.integers(len(scores), size=(draws, len(scores)))].mean(axis=1) for scores in runs], axis=1
-    )
+    return np.stack([resampled_means(scores, rng, draws) for scores in runs], axis=1)
