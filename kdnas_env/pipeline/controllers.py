@@ -69,7 +69,7 @@ def train_controller(to: str | TrainOptions, *, progress: Progress = SILENT, **s
 
     Args:
         to: File of the controller; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
         **settings: Options of :class:`TrainOptions` by name.
 
     Raises:

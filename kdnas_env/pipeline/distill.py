@@ -27,7 +27,7 @@ def distill(
 
     Args:
         run: The search, or its folder; with a task also a student, or its folder; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
         **settings: Options of :class:`DistillOptions` by name, such as ``task="my.csv"``, ``epochs=5`` or
             ``corpus={"max_length": 64}``.
 

@@ -140,7 +140,7 @@ class Inspection:
         Args:
             searches: Searches of each model.
             budget: Evaluations of a search.
-            progress: Receives what is done.
+            progress: Receives the progress.
 
         Raises:
             KDNASError: If a model is not installed.
@@ -179,7 +179,7 @@ class Inspection:
         return int(np.isfinite(self.source.latencies[:, device]).all(axis=-1).sum())
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row a student: its choices, mean loss and latency, parameters, and reward."""
+        """Return one row per student: its choices, mean loss and latency, parameters, and reward."""
         return [
             {
                 **student.config.to_dict(),

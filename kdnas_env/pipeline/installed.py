@@ -81,7 +81,7 @@ class Diagnosis:
         return any(finding.what == "agents" and finding.state != "ok" for finding in self.findings)
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row a finding."""
+        """Return one row per finding."""
         return [{"what": finding.what, "state": finding.state, "detail": finding.detail} for finding in self.findings]
 
 

@@ -48,7 +48,7 @@ def run(
 
     Args:
         teacher: Name or folder of the teacher, ``demo`` by default; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
         on_result: Called with what came of each stage as it is done.
         **settings: Options of :class:`PipelineOptions` by name, such as ``search={"budget": 32}``, ``task="my.csv"``,
             ``task="embedding"``, ``limits={"speedup": 8, "size_mb": 10, "keep": 0.97}`` or ``resume``.

@@ -54,7 +54,7 @@ def search(teacher: str | SearchOptions | None = None, *, progress: Progress = S
 
     Args:
         teacher: Name or folder of the teacher, ``demo`` by default; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
         **settings: Options of :class:`SearchOptions` by name, such as ``budget=16``, ``corpus={"source": "texts.txt"}``
             or ``resume="runs/..."``; groups are mappings, and so may be ``agent_settings``.
 

@@ -45,7 +45,7 @@ def search_in(
         options: What is asked for.
         agent: Who searches.
         rule: Early stopping.
-        progress: Receives what is done.
+        progress: Receives the progress.
 
     Raises:
         KDNASError: For bad input.
@@ -123,7 +123,7 @@ class _Watch:
     """Reports every epoch and every student of a search to its progress.
 
     Args:
-        progress: Receives what is done.
+        progress: Receives the progress.
         options: What is asked for.
         answered_before: Students that the store answers at once, which say nothing of the time that others take.
     """

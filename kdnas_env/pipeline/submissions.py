@@ -91,7 +91,7 @@ def verify_submission(submission: str | os.PathLike[str] | VerifyOptions, *, pro
 
     Args:
         submission: File of the submission; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
 
     Raises:
         RunError: If the file cannot be read, or is no submission.

@@ -202,7 +202,7 @@ class BuiltTable(Finished):
     ended: Mapping[Status, int]
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row a way to end: how many distillations of this part ended so."""
+        """Return one row per status: the number of distillations of this part that ended with it."""
         return [{"status": str(status), "distillations": count} for status, count in self.ended.items()]
 
 
@@ -211,7 +211,7 @@ def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, *
 
     Args:
         name: Short name of the table; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
         **settings: Options of :class:`TableBuildOptions` by name, of which ``out`` is required.
 
     Raises:

@@ -137,7 +137,7 @@ def vocabulary(
 
     Args:
         teacher: Name or folder of the teacher, ``demo`` by default; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
         **settings: Options of :class:`VocabularyOptions` by name, such as ``size=8000`` or ``corpus="texts.txt"``.
 
     Raises:
@@ -218,7 +218,7 @@ def _scored_again(
         source: The model, whose encoder is cut.
         origin: Where it was before.
         folder: Where it is now.
-        progress: Receives what is done.
+        progress: Receives the progress.
     """
     if source.record is None and source.embedded is None:
         return None, None

@@ -1,4 +1,4 @@
-"""What every evaluator has to keep to; to be subclassed in tests of your own. Needs pytest.
+"""Conformance tests of evaluators; subclass them in your tests. Needs pytest.
 
 class TestMine(EvaluatorConformance):
     @pytest.fixture
@@ -26,7 +26,7 @@ from kdnas_env.testing.clauses import clause, global_states, shaken_generators
 class EvaluatorConformance:
     """The contract of :class:`kdnas_env.core.evaluation.Evaluator`, clause by clause.
 
-    A subclass provides the fixtures ``evaluator`` and ``configs``, and may change ``fidelity`` and ``impossible``.
+    A subclass provides the fixtures ``evaluator`` and ``configs``. It may override ``fidelity`` and ``impossible``.
     """
 
     @pytest.fixture
@@ -41,7 +41,7 @@ class EvaluatorConformance:
 
     @pytest.fixture
     def fidelity(self) -> Fidelity:
-        """An effort of two epochs or more that is cheap."""
+        """A cheap fidelity of two epochs or more."""
         return Fidelity(epochs=2)
 
     @pytest.fixture

@@ -1,4 +1,4 @@
-"""What every teacher has to keep to; to be subclassed in tests of your own. Needs pytest.
+"""Conformance tests of teachers; subclass them in your tests. Needs pytest.
 
 class TestMine(TeacherConformance):
     @pytest.fixture
@@ -33,10 +33,10 @@ _SAMPLES = 6
 
 
 class TeacherConformance:
-    """What is asked of a teacher, clause by clause: that a student can learn from it, and takes its place.
+    """The contract of a teacher, clause by clause: a student can learn from it and replace it.
 
-    A subclass provides the fixture ``folder``, and may change ``texts`` and ``student``. No test changes the teacher:
-    ``teacher`` may return the same one to all of them.
+    A subclass provides the fixture ``folder``. It may override ``texts`` and ``student``. No test changes the teacher,
+    so ``teacher`` may return the same object to all tests.
     """
 
     @pytest.fixture
@@ -46,12 +46,12 @@ class TeacherConformance:
 
     @pytest.fixture
     def texts(self) -> list[str]:
-        """A hundred or more different texts that its tokenizer knows."""
+        """A hundred or more different texts with tokens of its vocabulary."""
         return tiny_texts()
 
     @pytest.fixture
     def student(self) -> StudentConfig:
-        """A student that is distilled in no time."""
+        """A student whose distillation is fast."""
         return StudentConfig(1, 2, 32, 48)
 
     @pytest.fixture
@@ -106,8 +106,8 @@ class TeacherConformance:
         expected = [shape] * (teacher.architecture.num_hidden_layers + 1)
         clause("states", actual == expected, f"hidden states of shapes {actual}, expected {expected}")
         mask = batch["attention_mask"].bool()
-        clause("padding", not mask.all(), "the texts are equally long, so that nothing was tested; give others")
-        clause("padding", bool(mask[:, 0].all()), "the tokenizer pads on the left, where students count positions from")
+        clause("padding", not mask.all(), "all texts have the same length, so nothing was tested; give other texts")
+        clause("padding", bool(mask[:, 0].all()), "the tokenizer pads on the left, but positions count from the left")
         for place, text in enumerate(texts[:_SAMPLES]):
             alone = teacher.hidden_states(**dict(teacher.tokenizer(text, return_tensors="pt")))
             for layer, (whole, own) in enumerate(zip(padded, alone, strict=True)):
@@ -120,7 +120,7 @@ class TeacherConformance:
         pooled = PooledEncoder(teacher.model)
         vectors = pooled(**dict(teacher.tokenizer(texts[:_SAMPLES], padding=True, return_tensors="pt")))
         expected = (_SAMPLES, teacher.architecture.hidden_size)
-        clause("pooling", pooled.width == expected[1], f"pooled vectors are said to be {pooled.width} long")
+        clause("pooling", pooled.width == expected[1], f"the width of pooled vectors is {pooled.width}")
         clause("pooling", tuple(vectors.shape) == expected, f"pooled vectors of shape {vectors.shape}, not {expected}")
 
     def test_a_student_learns(

@@ -201,4 +201,4 @@ def test_several_processes_are_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     said = complaint(["distill", str(searched[0] / "student"), "--task", str(searched[1])], capsys)
-    assert "a task is distilled in one process" in said
+    assert "a task is learned in one process" in said

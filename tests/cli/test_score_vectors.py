@@ -138,7 +138,7 @@ def test_what_does_not_fit(embedder: Path, student: Path, tmp_path: Path, capsys
     said = complaint(["score", str(student), "--tasks", "rte", "--data", str(data), "--text", "x", *out], capsys)
     assert "text has no effect with --tasks" in said
     said = complaint(["score", str(student), "--text", "x", "--data", str(data), *out], capsys)
-    assert "is no embedding student; --text is for their vectors" in said
+    assert "is no embedding student; --text applies only to those" in said
     said = complaint(["score", str(embedder), "--rows", "random", *out], capsys)
     assert "there can be no row 'random' of vectors" in said
     said = complaint(["score", str(embedder), "--models", str(student), *out], capsys)
