@@ -320,7 +320,7 @@ class _Distillation:
         PartialState().wait_for_everyone()  # the other processes read the files of the main process
 
     def _keep(self, folder: Path, student: Chosen, result: FullKDResult, kept: NDArray[np.int64] | None) -> None:
-        """Write a student's folder and plot its curve; write the record last, because it marks the student as complete."""
+        """Write a student's folder and plot its curve. Write the record last: it marks the student as complete."""
         lineage, teacher = self._lineage(student, result), self.text.workload.teacher
         card = distilled_card(lineage, teacher, result.projection, result.best["unexplained"])
         save_student(folder / STUDENT, result.model, teacher.tokenizer, card, lineage, result.projection, kept=kept)

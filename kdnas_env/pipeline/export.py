@@ -50,9 +50,7 @@ class ExportOptions:
         if self.int8 and self.to != "onnx":
             raise KDNASError(f"`int8` quantises the graph, but an export to {self.to} has none; add `to='onnx'`")
         if self.probabilities and self.to != "onnx":
-            raise KDNASError(
-                f"`probabilities` changes the graph, but an export to {self.to} has none; add `to='onnx'`"
-            )
+            raise KDNASError(f"`probabilities` changes the graph, but an export to {self.to} has none; add `to='onnx'`")
         if not self.model:
             raise KDNASError("model is empty; give the folder of a student, such as runs/.../student")
 

@@ -134,13 +134,13 @@ def test_what_does_not_fit(embedder: Path, student: Path, tmp_path: Path, capsys
     data = small_tasks.write_hub_layout(tmp_path / "glue")
     out = ["--out", str(tmp_path / "run")]
     said = complaint(["score", str(embedder), "--tasks", "stsb", "rte", "--data", str(data), *out], capsys)
-    assert "scored on ['stsb'] by its vectors; other tasks train its encoder: score them apart" in said
+    assert "scored on ['stsb'] by its vectors; other tasks train its encoder: score them separately" in said
     said = complaint(["score", str(student), "--tasks", "rte", "--data", str(data), "--text", "x", *out], capsys)
     assert "text has no effect with --tasks" in said
     said = complaint(["score", str(student), "--text", "x", "--data", str(data), *out], capsys)
     assert "is no embedding student; --text applies only to those" in said
     said = complaint(["score", str(embedder), "--rows", "random", *out], capsys)
-    assert "there can be no row 'random' of vectors" in said
+    assert "row 'random' cannot be scored by vectors" in said
     said = complaint(["score", str(embedder), "--models", str(student), *out], capsys)
     assert "is no embedding student like" in said
     record = json.loads((embedder / "embedder.json").read_text())
