@@ -27,7 +27,7 @@ from kdnas_env.support.shell import command
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CANDIDATE, DISTILLED = "candidates, on what is scored", "distilled students"
+CANDIDATE, DISTILLED = "candidates, on the scored split", "distilled students"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -155,7 +155,7 @@ class Product(ABC):
         """Return the function that measures the exports of a run.
 
         Args:
-            options: What was asked for.
+            options: Settings of the run.
             progress: Receives the progress.
         """
 

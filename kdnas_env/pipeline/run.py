@@ -1,4 +1,4 @@
-"""From a teacher's name to distilled, scored and exported students, in one run folder."""
+"""The run of all stages: search, distillation, scores and export in one run folder."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def run(
     on_result: Report = lambda result: None,
     **settings: Any,
 ) -> PipelineRun:
-    """Search, distill, score and export in one run folder; with a task, up to a classifier or an embedding model.
+    """Search, distill, score and export in one run folder; with a task, make a classifier or an embedding model.
 
-    What is done already is not done again. An interrupted run (Ctrl-C, SIGTERM, SIGKILL) goes on with ``resume``,
-    within the stage where it stopped.
+    Finished work is not repeated. ``resume`` resumes an interrupted run (Ctrl-C, SIGTERM, SIGKILL) within the stage
+    where it stopped.
 
     Args:
         teacher: Name or folder of the teacher, ``demo`` by default; or all options.
         progress: Receives the progress.
-        on_result: Called with what came of each stage as it is done.
+        on_result: Called with the result of each stage when the stage ends.
         **settings: Options of :class:`PipelineOptions` by name, such as ``search={"budget": 32}``, ``task="my.csv"``,
             ``task="embedding"``, ``limits={"speedup": 8, "size_mb": 10, "keep": 0.97}`` or ``resume``.
 
@@ -96,7 +96,7 @@ def run(
             save_figure(done.plot(), work_on.path / PICTURE)
         try:
             write_text(work_on.path / REPORT, done.report().to_html())
-        except KDNASError as error:  # a finished run can be seen again where its teacher is not there any more
+        except KDNASError as error:  # a finished run can be seen again without its teacher
             progress.say(f"{REPORT} was not written: {error}", "warning")
     return done
 

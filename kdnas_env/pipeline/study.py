@@ -154,7 +154,7 @@ class StudyRun(Finished):
 
     Attributes:
         path: Its folder.
-        options: What was asked for.
+        options: Its settings.
         findings: Agreements, noise ceilings and regrets.
     """
 

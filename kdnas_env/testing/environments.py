@@ -78,7 +78,7 @@ class EnvironmentConformance:
         other.close()
 
     def test_pickled_in_mid_search(self, env: Env) -> None:
-        """Clause *pickle*."""
+        """Clause *pickle*: a pickled environment continues its search."""
         env.reset(seed=1)
         first, second = _actions(env, 2)
         env.step(first)
@@ -101,7 +101,7 @@ class EnvironmentConformance:
         again.close()
 
     def test_render_modes(self, make_env: MakeEnv) -> None:
-        """Clause *render*."""
+        """Clause *render*: each render mode returns a frame of its type."""
         for mode in make_env(budget=self.BUDGET).metadata["render_modes"]:
             env = make_env(budget=self.BUDGET, render_mode=mode)
             env.reset(seed=0)
@@ -117,7 +117,7 @@ class EnvironmentConformance:
             env.close()
 
     def test_every_answer_is_in_its_space(self, env: Env) -> None:
-        """Clause *answers*."""
+        """Clause *answers*: answers are in their spaces, finite, and of constant types."""
         observation, info = env.reset(seed=2)
         kinds = {name: type(value) for name, value in info.items()}
         clause("answers", observation in env.observation_space, "the first observation is not in its space")
@@ -180,7 +180,7 @@ class EnvironmentConformance:
         spoilt.close()
 
     def test_global_generators(self, env: Env) -> None:
-        """Clause *generators*."""
+        """Clause *generators*: the environment neither reads nor seeds global random generators."""
         with shaken_generators():
             before = global_states()
             env.reset(seed=0)

@@ -88,7 +88,7 @@ class TeacherConformance:
             clause("architecture", own == expected, f"{name} is {own}, but {expected} by the configuration alone")
 
     def test_the_fingerprint_tells_weights(self, folder: Path, teacher: Teacher, tmp_path: Path) -> None:
-        """Clause *fingerprint*."""
+        """Clause *fingerprint*: teachers with different weights have different fingerprints."""
         model: Any = copy.deepcopy(teacher.model)
         with torch.no_grad():
             model.get_input_embeddings().weight[-1] += 1
@@ -98,7 +98,7 @@ class TeacherConformance:
         clause("fingerprint", other != teacher.fingerprint, "teachers of different weights have one fingerprint")
 
     def test_states_do_not_depend_on_padding(self, teacher: Teacher, texts: list[str]) -> None:
-        """Clauses *states* and *padding*."""
+        """Clauses *states* and *padding*: hidden states have the expected shapes and do not depend on padding."""
         batch = dict(teacher.tokenizer(texts[:_SAMPLES], padding=True, return_tensors="pt"))
         padded = teacher.hidden_states(**batch)
         shape = (*batch["input_ids"].shape, teacher.architecture.hidden_size)
@@ -116,7 +116,7 @@ class TeacherConformance:
                 clause("padding", difference < _LARGEST_DIFFERENCE, complaint)
 
     def test_vectors_are_pooled(self, teacher: Teacher, texts: list[str]) -> None:
-        """Clause *pooling*."""
+        """Clause *pooling*: pooled vectors have the hidden size."""
         pooled = PooledEncoder(teacher.model)
         vectors = pooled(**dict(teacher.tokenizer(texts[:_SAMPLES], padding=True, return_tensors="pt")))
         expected = (_SAMPLES, teacher.architecture.hidden_size)
@@ -126,7 +126,7 @@ class TeacherConformance:
     def test_a_student_learns(
         self, evaluator: MiniKDEvaluator, student: StudentConfig, texts: list[str], tmp_path: Path
     ) -> None:
-        """Clauses *learning*, *folder* and *loop*."""
+        """Clauses *learning*, *folder* and *loop*: a student learns, can be saved, and cached states are exact."""
         distilled = evaluator.distil(student, Fidelity(epochs=1))
         evaluation, teacher = distilled.evaluation, evaluator.workload.teacher
         clause("learning", evaluation.ok, f"the distillation ended as {evaluation.status}: {evaluation.error}")
