@@ -167,7 +167,7 @@ def read_candidate(root: Path, place: int, row: dict[str, Any], options: Pipelin
     try:
         measured = restore(Measured, read_json(file))
     except ValueError as error:
-        raise RunError(f"{str(file)!r} is malformed: {error}; delete it, and go on with the run") from error
+        raise RunError(f"{str(file)!r} is malformed: {error}; delete it, and resume the run") from error
     unexplained = read_json(student_folder(path, config) / DISTILLED)["unexplained"]
     lines, product = lines_of(options.limits, measured, row["parameters"]), product_of(options.task)
     assert product is not None

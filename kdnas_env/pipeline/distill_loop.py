@@ -175,8 +175,8 @@ def _check_task(product: Product, options: DistillOptions) -> None:
     product.check(options.task)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise KDNASError(
-            "a task is learned in one process; distil the students in several processes without `task`, then call "
-            "again with `task` in one process"
+            "a task is learned in one process; distil the students in several processes without `task`, then distil "
+            "the task into each student's folder in one process"
         )
 
 

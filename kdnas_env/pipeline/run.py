@@ -105,7 +105,7 @@ def place_products(run: Path, product: Product, best: Candidate | None) -> dict[
     """Copy the product of the chosen candidate, and its export, into the run folder; each completely or not at all.
 
     They are copies, because archives and some file systems lose links. The folders of the candidates stay, so that a
-    run can go on with more candidates.
+    run can be resumed with more candidates.
 
     Args:
         run: The run folder, which no other process writes to.
@@ -143,7 +143,7 @@ def _check_whole(folder: Path, recorded: Mapping[str, str] | None) -> None:
     if changed:
         raise ExportError(
             f"{str(folder)!r} is not what was measured: {changed[0]!r} is missing or has changed; restore it, or "
-            "delete the folder of this candidate, and go on with the run"
+            "delete the folder of this candidate, and resume the run"
         )
 
 
