@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_finite_ends_with_advice(
     assert main(flags(learning_rate=1e9)) == 2
     told = capsys.readouterr().err
     assert "not finite: at or before step" in told
-    assert "smaller --learning-rate, it was 1e+09" in told
+    assert "smaller --learning-rate; it was 1e+09" in told
     assert (tmp_path / "distill" / "best" / "checkpoints" / "curve.json").exists()
     assert json.loads((tmp_path / "distill" / "run.json").read_text())["state"] == "failed"
 

@@ -170,7 +170,7 @@ def test_an_exported_classifier_of_fewer_tokens_is_timed_on_its_own(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "is a model, no run; name the folder of a search, or the task"),
+        ([], "is a model, no run; name the folder of a search, or name the task"),
         (["--task", "sst-2"], "unknown task 'sst-2'"),
         (["--task", "nowhere.csv"], "'nowhere.csv' is not there"),
         (["--task", "imdb", "--epochs", "2"], "--epochs has no effect on the folder of a student"),

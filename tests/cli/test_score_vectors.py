@@ -147,7 +147,7 @@ def test_what_does_not_fit(embedder: Path, student: Path, tmp_path: Path, capsys
     older = Path(shutil.copytree(embedder, tmp_path / "older"))
     (older / "embedder.json").write_text(json.dumps({**record, "drawn": {}}))
     said = complaint(["score", str(older), "--latency.runtime", "analytic", *out], capsys)
-    assert "it was made by an earlier version; name text to score on with" in said
+    assert "an earlier version made it; name text to score on with" in said
     (older / "embedder.json").write_text(json.dumps({**record, "drawn": {"count": "many"}}))
     said = complaint(["score", str(older), "--latency.runtime", "analytic", *out], capsys)
-    assert "was drawn as {'count': 'many'}, which is malformed" in said
+    assert "{'count': 'many'}, is malformed" in said
