@@ -237,8 +237,8 @@ class AskTellAgent(Agent[ConfigT]):
             on_round: Called after each round with the ranking.
 
         Raises:
-            KDNASError: If there is no search to resume, the action space differs, or the seats of a vector environment
-                differ from the round size.
+            KDNASError: If there is no search to resume, the action space differs, or ``num_envs`` of a vector
+                environment differs from the round size.
         """
         self._check_started()
         if not np.array_equal(nvec := action_counts(env), self.grid.nvec):
@@ -252,7 +252,7 @@ class AskTellAgent(Agent[ConfigT]):
             if len(self._pending) < (wanted if vector else 1):
                 self.ask(wanted - len(self._pending))
             actions = self.pending[:wanted]
-            # A vector environment needs candidates for all seats.
+            # A vector environment needs candidates for all sub-environments.
             if not len(actions) or (vector and len(actions) < self.round_size):
                 break
             ended = self._evaluate_round(env, actions)

@@ -148,7 +148,7 @@ def evaluate_round(env: Environment, actions: Ints, tell: Tell) -> bool:
 
     Args:
         env: A running environment.
-        actions: The candidates, int64 of shape ``(n, dims)``; n is the number of seats of a vector environment.
+        actions: The candidates, int64 of shape ``(n, dims)``; n is ``num_envs`` of a vector environment.
         tell: Receives the evaluated actions, their rewards and their infos.
 
     Raises:
@@ -199,12 +199,13 @@ def round_size_of(env: Environment, wanted: int | None) -> int:
     """Return the candidates per round: ``wanted``, else the environment's number, else the default.
 
     Raises:
-        KDNASError: If ``wanted`` differs from the seats of a vector environment.
+        KDNASError: If ``wanted`` differs from ``num_envs`` of a vector environment.
     """
     if isinstance(env, gym.vector.VectorEnv):
         if wanted not in (None, env.num_envs):
             raise KDNASError(
-                f"round_size is {wanted!r}, but a round of a vector environment is one step of its {env.num_envs} seats"
+                f"round_size is {wanted!r}, but a round of a vector environment is one step of its {env.num_envs} "
+                "sub-environments"
             )
         return env.num_envs
     size = env_number(env, "round_size") if wanted is None else wanted

@@ -1,4 +1,4 @@
-"""``python -m kdnas_env`` is ``kdnas``; what starts modules, such as ``torchrun``, needs it."""
+"""Run the command ``kdnas`` as ``python -m kdnas_env``, for launchers of modules such as ``torchrun``."""
 
 from __future__ import annotations
 

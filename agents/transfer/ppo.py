@@ -81,15 +81,10 @@ class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
     def train_across(
         cls, env: gym.Env[Any, Any], names: Sequence[str], path: Path, *, steps: int, seed: int, progress: Progress
     ) -> float:
-        """Train a policy on tasks, or resume an interrupted training; see ``TaskAgent.train_across``.
+        """Train a policy on tasks, or resume an interrupted training.
 
-        Args:
-            env: As of the base class.
-            names: As of the base class.
-            path: As of the base class.
-            steps: Evaluations of each of 16 parallel searches, rounded up to a whole number of updates.
-            seed: As of the base class.
-            progress: As of the base class.
+        ``TaskAgent.train_across`` describes all arguments. ``steps`` is the number of evaluations of each of 16
+        parallel searches, rounded up to a whole number of updates.
 
         Returns:
             Mean gap to the best candidate at the end of the last searches, in standard deviations of the rewards.

@@ -68,7 +68,8 @@ class StudentConfig:
     """One point of a search space, with the field names of transformers.
 
     An instance is canonical: sizes are plain integers, an activation with several names has one of them, changes of the
-    recipe are sorted by name, and all shapes of 0 layers are one. Therefore equal points are equal configurations.
+    recipe are sorted by name, and all students with 0 layers get the same values in the fields that have no effect.
+    Therefore equal points are equal configurations.
 
     Attributes:
         num_hidden_layers: Transformer layers; 0 for a static student, whose states are its embeddings.
@@ -361,7 +362,7 @@ def count_parameters(student: StudentConfig, teacher: EncoderArchitecture, *, to
     Args:
         student: The student.
         teacher: Its teacher.
-        tokens: Tokens of its vocabulary; None for the most that it may have, as the corpus decides on fewer.
+        tokens: Tokens of its vocabulary; None: the maximum; the corpus may use fewer tokens.
     """
     width, inner = student.hidden_size, student.intermediate_size
     embedding = student_embedding_size(student, teacher)

@@ -74,7 +74,7 @@ def vector_maker(kind: Callable[..., KDNASEnv]) -> Callable[..., KDNASVectorEnv]
         if "round_size" in kwargs:
             raise KDNASError(
                 f"round_size is {kwargs['round_size']!r}, but a round of a vector environment is one step of all its "
-                "seats; leave it out and set num_envs"
+                "sub-environments; leave it out and set num_envs"
             )
         return KDNASVectorEnv(kind(**kwargs), num_envs, autoreset_mode=autoreset_mode)
 

@@ -184,9 +184,10 @@ class SearchProblem:
         return evaluations
 
     def known(self, fidelity: Fidelity) -> KnownCells | None:
-        """Return the results of a table that need no evaluation and have no record yet; None if there are none.
+        """Return the results of a table by flat index.
 
-        Limits and budgets of seconds go by the records.
+        None with limits, task quality or a budget in seconds, which need full evaluation records. None also if the
+        evaluator has no such results.
         """
         reward = self.reward_function
         if self.limits or self.budget_unit == "seconds" or reward.quality != IMITATION:

@@ -36,7 +36,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
 
     ## Description
 
-    The sub-environments are the seats of one search. They share budget, best students and duplicates, and begin and end
+    All sub-environments belong to one search. They share budget, best students and duplicates, and begin and end
     together. One step is one round. Rewards, best students and infos are those of a `KDNASEnv` with a `round_size` of
     `num_envs` that gets the same candidates one by one. For independent searches, use `SyncVectorEnv` or
     `AsyncVectorEnv` over `KDNASEnv`, as `gym.make_vec(id, num_envs, "sync")` does.
@@ -44,14 +44,15 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
     ## Action and Observation Space
 
     Those of `KDNASEnv`, batched. The observation has no `previous_round` and no `previous_round_rewards`, because the
-    `last` entries of all seats contain them.
+    `last` entries of all sub-environments contain them.
 
     ## Episode End
 
-    Terminated in all seats when less than one round of the budget is left, so that the budget is never exceeded: of a
-    budget of 100 evaluations, 8 seats spend 96, and `reset` warns about the other 4. There are no partial rounds,
-    because a vector environment must answer each action. Truncated in all seats after 10 times as many answers as the
-    budget allows, which happens only with uncounted duplicates. `autoreset_mode` sets what follows:
+    Terminated in all sub-environments when less than one round of the budget is left, so that the budget is never
+    exceeded: of a budget of 100 evaluations, 8 sub-environments spend 96, and `reset` warns about the other 4. There
+    are no partial rounds, because a vector environment must answer each action. Truncated in all sub-environments after
+    10 times as many answers as the budget allows, which happens only with uncounted duplicates. `autoreset_mode` sets
+    what follows:
 
     | `autoreset_mode` | The step that ends a search                          | The step after it                    |
     |------------------|------------------------------------------------------|--------------------------------------|
@@ -60,13 +61,13 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
     |                  | `infos["final_obs"]` and `infos["final_info"]`       |                                      |
     | `Disabled`       | returns its last observation                         | raises, unless `reset` was called    |
 
-    The mask of `reset(options={"reset_mask": mask})` must be true for all seats.
+    The mask of `reset(options={"reset_mask": mask})` must be true for all sub-environments.
 
     ## Information
 
-    The keys of `KDNASEnv`, each an array with one entry per seat, and its mask under the key with a leading `_`.
-    `error` is present only in rounds with a failed student. `evaluations`, `budget_left` and `round` have their values
-    after the round.
+    The keys of `KDNASEnv`, each an array with one entry per sub-environment, and its mask under the key with a leading
+    `_`. `error` is present only in rounds with a failed student. `evaluations`, `budget_left` and `round` have their
+    values after the round.
 
     ## Arguments
 
@@ -115,7 +116,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
 
     @property
     def round_size(self) -> int:
-        """Candidates per round: the number of seats."""
+        """Candidates per round: the number of sub-environments."""
         return self.num_envs
 
     @property
@@ -147,7 +148,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, Infos]:
-        """Begin a new search in all seats.
+        """Begin a new search in all sub-environments.
 
         Args:
             seed: Seeds ``np_random``; the first of a list is used, as there is one search.
@@ -161,7 +162,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         mask = options.get("reset_mask")
         if mask is not None and as_array(mask).tolist() != [True] * self.num_envs:
             raise KDNASError(
-                f"reset_mask is {shown(mask)}; expected true for all {self.num_envs} seats, because they begin a "
+                f"reset_mask is {shown(mask)}; expected true for all {self.num_envs} sub-environments, as they begin a "
                 "search together"
             )
         budget = self._checked_budget(options.get("budget", self.env.budget))
@@ -179,7 +180,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         """Evaluate a round of students.
 
         Args:
-            actions: One index per dimension and seat, integers of shape ``(num_envs, dims)``.
+            actions: One index per sub-environment and dimension, integers of shape ``(num_envs, dims)``.
 
         Returns:
             Observations, rewards float64 ``(num_envs,)``, terminations and truncations, bool ``(num_envs,)``, infos.
@@ -213,7 +214,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         return observation, rewards, self._flags(book.terminated), self._flags(book.truncated), infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """Show the search so far, once per seat; see ``KDNASEnv.render``."""
+        """Show the search so far, once per sub-environment; see ``KDNASEnv.render``."""
         if self.render_mode is None:
             return None
         from kdnas_env.envs.render import render_search
@@ -310,8 +311,8 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         self._least = self.num_envs * (max(1, self.env.fidelity.epochs) if budget.unit == "epochs" else 1)
         if budget.unit != "seconds" and budget.amount < self._least:
             raise KDNASError(
-                f"budget is {budget.amount} {budget.unit}, less than one round of {self.num_envs} seats, which takes "
-                f"{self._least}; raise the budget or lower num_envs"
+                f"budget is {budget.amount} {budget.unit}, less than one round of {self.num_envs} sub-environments, "
+                f"which takes {self._least}; raise the budget or lower num_envs"
             )
         return budget
 
@@ -320,7 +321,8 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         if rest:
             gym.logger.warn(
                 f"{rest} of the budget of {budget.amount} {budget.unit} will not be spent, since a round of "
-                f"{self.num_envs} seats takes {self._least}; set budget={budget.amount - rest}, or another num_envs"
+                f"{self.num_envs} sub-environments takes {self._least}; set budget={budget.amount - rest}, or another "
+                "num_envs"
             )
 
     def _checked(self, actions: Any) -> Ints:
@@ -354,7 +356,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         return self._filled(value, np.bool_)
 
     def _filled(self, value: float, dtype: type[Scalar]) -> npt.NDArray[Scalar]:
-        """Return one value for each seat; faster than ``np.full`` for the few seats of a round."""
+        """Return one value per sub-environment; faster than ``np.full`` for the few sub-environments of a round."""
         array = np.empty(self.num_envs, dtype=dtype)
         array.fill(value)
         return array
@@ -376,7 +378,7 @@ def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
 
 
 def _unbatched(observation: Observation, seats: int) -> npt.NDArray[Any]:
-    """Return the observation of each seat, objects ``(seats,)``."""
+    """Return the observation of each sub-environment, objects ``(seats,)``."""
     final = np.empty(seats, dtype=object)
     final[:] = [{name: array[seat].copy() for name, array in observation.items()} for seat in range(seats)]
     return final

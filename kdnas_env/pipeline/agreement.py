@@ -1,4 +1,4 @@
-"""Whether a surrogate ranks agents as its table does."""
+"""Compare the rankings of agents on a table and on its surrogate."""
 
 from __future__ import annotations
 
@@ -31,23 +31,24 @@ from kdnas_env.tables.surrogates.agent_ranking import ranking_agreement, surroga
 from kdnas_env.tables.table import Table
 
 PREDICTED = "predicted-{table}.npz"
-"""What surrogates say of a table, named by the table's checksum."""
+"""The predictions of surrogates for a table, named by the table's checksum."""
 
 STUDENTS = "students-{table}.npz"
-"""The students of a sample with their rewards, named by the checksum of what says them."""
+"""The sampled students with their rewards, named by the checksum of their table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableAgreementOptions(SearchesOptions):
-    """Does a surrogate rank agents as its table does? Race them on both; each student is told without having been seen.
+    """Does a surrogate rank agents as its table does? Race the agents on both and compare the rankings.
 
-    Run it again with the same folder to go on.
+    The surrogate predicts each student from a fit that excludes that student. Run the command again with the same
+    folder to resume it.
     """
 
     table: tyro.conf.Positional[str]
     """Name of a table of the package, or an npz file."""
     budget: int = 100
-    """Evaluations of a search."""
+    """Number of evaluations per search."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,12 +59,12 @@ class TableAgreementOptions(SearchesOptions):
 
 @dataclass(frozen=True, eq=False)
 class RankingAgreement:
-    """How alike a table and its surrogate rank agents.
+    """Agreement of a table and its surrogate on the ranking of agents.
 
     Attributes:
         path: Folder of the races.
-        scores: Regrets at the end of every search, by agent, on the ``table`` and on the ``surrogate``.
-        ranking: What :func:`kdnas_env.tables.surrogates.agent_ranking.ranking_agreement` says.
+        scores: Final regret of each search, by source (``table`` or ``surrogate``) and agent.
+        ranking: Result of :func:`kdnas_env.tables.surrogates.agent_ranking.ranking_agreement`.
     """
 
     path: Path
@@ -71,7 +72,10 @@ class RankingAgreement:
     ranking: Mapping[str, Any]
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row an agent: its mean regret on both; the best on the table first."""
+        """Return one row per agent with its mean regret (0 is the optimum) on table and surrogate.
+
+        Rows are sorted by the regret on the table.
+        """
         rows = [
             {"agent": agent, **{name: float(np.mean(self.scores[name][agent])) for name in ("table", "surrogate")}}
             for agent in self.scores["table"]
@@ -82,13 +86,13 @@ class RankingAgreement:
 def table_agreement(
     table: str | TableAgreementOptions, *, progress: Progress = SILENT, **settings: Any
 ) -> RankingAgreement:
-    """Race agents on a table and on what surrogates say of it, and compare how they rank.
+    """Race agents on a table and on its surrogate, and compare the two rankings.
 
-    Of a sample of a larger space, agents search the students of the sample alone.
+    If the table is a sample of a larger space, agents search only the sampled students.
 
     Args:
         table: Name or npz file of the table; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
         **settings: Options of :class:`TableAgreementOptions` by name, such as ``agents`` and ``budget``.
 
     Raises:
@@ -122,14 +126,17 @@ def table_agreement(
 
 
 def _predicted(table: Table, path: Path) -> str:
-    """Return the file of what surrogates say of a table, made if it is not there: another machine rounds otherwise."""
+    """Return the path of the predictions, written on first use.
+
+    They are cached because rounding differs between machines.
+    """
     if not path.exists():
         write_table(surrogate_table(table, np.random.default_rng(0)), path)
     return str(path)
 
 
 def _students(source: str, folder: Path) -> str:
-    """Return the file of a sample's students as the only candidates, by their rewards, made if it is not there."""
+    """Return the path of an external table with only the sampled students and their rewards; written on first use."""
     path = folder / STUDENTS.format(table=checksum(table_path(source))[:12])
     if not path.exists():
         table = load_table(source)

@@ -1,6 +1,7 @@
-"""Candidates of a run with a task: its best students become its product in turn, until one keeps the limits.
+"""Candidates of a run with a task: the best students in turn become the product, until one keeps the limits.
 
-What the search promised by a probe and by a number of parameters is measured again on the exported file.
+The search estimates speed and size from a latency probe and the number of parameters. Here both are measured on the
+exported file.
 """
 
 from __future__ import annotations
@@ -47,18 +48,18 @@ class Candidate:
     """A student of the search with a head for the task, exported and measured.
 
     Attributes:
-        place: Its place among the students of the search that keep the limits there, from 1 on.
-        path: Folder of all that was made of it.
+        place: Its rank, from 1, among the students that keep the limits in the search.
+        path: Its folder.
         config: Its architecture.
-        parameters: Its parameters, without the head.
-        speedup: Its speed-up as the search measured it.
+        parameters: Number of its parameters, without the head.
+        speedup: Its speed-up in the search.
         reward: Its reward in the search.
         unexplained: Unexplained variance of the teacher's states after the long distillation.
-        measured: What was measured of its export.
-        lines: What was asked for and what was measured.
-        product: Name of the folder of what it was made into.
+        measured: Measurements of its export.
+        lines: The limits and the measured values.
+        product: Name of the product's folder.
         contents: SHA-256 (hex) of the files of product and export when they were measured, by folder and path; empty if
-            that is not known.
+            unknown.
     """
 
     place: int
@@ -75,35 +76,35 @@ class Candidate:
 
     @property
     def chosen(self) -> bool:
-        """Whether it keeps the limits that choose."""
+        """Whether it keeps the limits that choose between candidates."""
         return all(line.kept is not False for line in self.lines if line.chooses)
 
     @property
     def keeps_limits(self) -> bool:
-        """Whether it keeps all limits, also on what is scored."""
+        """Whether it keeps all limits, including those on scored splits."""
         return all(line.kept is not False for line in self.lines)
 
     @property
     def excess(self) -> float:
-        """By how much it breaks the limits that choose, all together."""
+        """Sum of its relative excesses over the limits that choose between candidates."""
         return sum(line.excess for line in self.lines if line.chooses)
 
     @property
     def files(self) -> dict[str, Path]:
-        """Folders of the student, of what it was made into, and of the export."""
+        """Folders of student, product and export."""
         student = student_folder(self.path, self.config)
         return {"student": student / STUDENT, self.product: student / self.product, "export": self.path / "export"}
 
     @property
     def costly_int8(self) -> str | None:
-        """What is quantised in its int8 file if that is slower or larger than the usual one, else None."""
+        """Quantisation scheme of its int8 file, if files of this scheme are slower or larger than usual; else None."""
         if self.measured.format != "int8":
             return None
         scheme: str | None = read_json(self.files["export"] / EXPORT).get("scheme")
         return None if scheme == DYNAMIC else scheme
 
     def to_dict(self, root: Path) -> dict[str, Any]:
-        """Return what is known as plain data, with folders relative to that of the run."""
+        """Return the candidate as plain data, with folders relative to that of the run."""
         return {
             "name": str(self.place),
             "student": self.config.to_dict(),
@@ -122,17 +123,17 @@ class Candidate:
 
 
 def student_folder(candidate: Path, config: StudentConfig) -> Path:
-    """Return the folder of what was distilled of a candidate."""
+    """Return the folder of the distilled student of a candidate."""
     return candidate / "distill" / folder_name(config)
 
 
 def lines_of(limits: Constraints, measured: Measured, parameters: int) -> tuple[Line, ...]:
-    """Return what was asked for and what was measured.
+    """Return the limits and the measured values.
 
     Args:
-        limits: What was asked for.
-        measured: What was measured.
-        parameters: Parameters of the student, which is not measured.
+        limits: The limits.
+        measured: The measurements.
+        parameters: Number of parameters of the student, which is known without a measurement.
     """
     plain = plain_lines(limits, measured.speedup, measured.latency_ms, measured.size_mb, parameters)
     shares = [(measured.chosen_by, True), *((share, False) for share in measured.scored)]
@@ -145,7 +146,7 @@ def lines_of(limits: Constraints, measured: Measured, parameters: int) -> tuple[
 
 
 def ranked(search: Path) -> list[dict[str, Any]]:
-    """Return the students of a search that keep its limits, as its results have them, best reward first."""
+    """Return the rows of a search's results for students that keep its limits, best reward first, each student once."""
     usable = [row for row in read_results(search)["students"] if row["status"] == "ok" and not breaks_limits(row)]
     best: dict[StudentConfig, dict[str, Any]] = {}
     for row in sorted(usable, key=lambda row: -row["reward"]):
@@ -154,7 +155,7 @@ def ranked(search: Path) -> list[dict[str, Any]]:
 
 
 def read_candidate(root: Path, place: int, row: dict[str, Any], options: PipelineOptions) -> Candidate | None:
-    """Return a candidate as its folder has it; None if it is not finished.
+    """Read a candidate from its folder; None if it is not finished.
 
     Raises:
         RunError: If a record is malformed.
@@ -166,7 +167,7 @@ def read_candidate(root: Path, place: int, row: dict[str, Any], options: Pipelin
     try:
         measured = restore(Measured, read_json(file))
     except ValueError as error:
-        raise RunError(f"{str(file)!r} is malformed: {error}; delete it, and go on with the run") from error
+        raise RunError(f"{str(file)!r} is malformed: {error}; delete it, and resume the run") from error
     unexplained = read_json(student_folder(path, config) / DISTILLED)["unexplained"]
     lines, product = lines_of(options.limits, measured, row["parameters"]), product_of(options.task)
     assert product is not None
@@ -176,14 +177,14 @@ def read_candidate(root: Path, place: int, row: dict[str, Any], options: Pipelin
 
 
 def read_candidates(run: Path, options: PipelineOptions) -> list[Candidate]:
-    """Return the finished candidates of a run, in their order, also where fewer are wanted now."""
+    """Return all finished candidates of a run by rank, even if fewer are now requested."""
     rows = enumerate(ranked(run / "search"), start=1)
     read = (read_candidate(run / CANDIDATES, place, row, options) for place, row in rows)
     return [candidate for candidate in read if candidate is not None]
 
 
 def best_candidate(candidates: Sequence[Candidate]) -> Candidate | None:
-    """Return the first candidate that keeps the limits, else the one that comes closest; None without candidates."""
+    """Return the first candidate that keeps the limits, else the one with the least excess; None without candidates."""
     return next((candidate for candidate in candidates if candidate.chosen), None) or min(
         candidates, key=lambda candidate: candidate.excess, default=None
     )
@@ -195,16 +196,16 @@ def try_candidates(
     progress: Progress,
     report: Callable[[Any], object],
 ) -> None:
-    """Make the candidates of a finished search, until one keeps the limits; what is there is not made again.
+    """Make the candidates of a finished search, until one keeps the limits. Finished steps are not repeated.
 
     Args:
         run: Folder of the run.
-        options: What was asked for.
-        progress: Receives what is done.
-        report: Called with what came of each step.
+        options: Settings of the run.
+        progress: Receives the progress.
+        report: Called with the result of each step.
 
     Raises:
-        KDNASError: For bad input; its ``stage`` is that of the flags that it is about.
+        KDNASError: For bad input; its ``stage`` is that of the options that the error is about.
     """
     product = product_of(options.task)
     assert product is not None
@@ -231,7 +232,7 @@ def try_candidates(
                 _extend_card(path / "export", lines_of(options.limits, measured, row["parameters"]), measured)
                 made = {product.folder: model, "export": path / "export"}
                 write_json(path / CONTENTS, {name: digests(folder) for name, folder in made.items()})
-                write_json(path / MEASURED, measured.to_dict())  # last, since it says that all is there
+                write_json(path / MEASURED, measured.to_dict())  # last: it marks the candidate as finished
                 candidate = read_candidate(run / CANDIDATES, place, row, options)
                 assert candidate is not None
                 report(candidate)
@@ -263,7 +264,7 @@ def _distilled(
 ) -> DistillRun:
     folder = path / "distill"
     if not (folder / CONFIG).exists():
-        shutil.rmtree(folder, ignore_errors=True)  # killed before it wrote down what it does
+        shutil.rmtree(folder, ignore_errors=True)  # killed before it wrote its settings
     wanted = replace(
         options.distill,
         run=str(run / "search"),
@@ -293,7 +294,7 @@ def _export(
 
 
 def _extend_card(export: Path, lines: Sequence[Line], measured: Measured) -> None:
-    """Have the model card of an export say what was asked for and what was measured."""
+    """Add the limits and the measured values to the model card of an export."""
     card = export / "README.md"
     before, _, _ = card.read_text(encoding="utf-8").partition(_SECTION)
     rows = table(("", *HEADINGS), [*(line.cells for line in lines), *score_rows(measured)])

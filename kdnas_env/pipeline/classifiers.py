@@ -1,4 +1,4 @@
-"""Classifiers of a task: its teacher, the students that learn from it, and what is left of each beside the student."""
+"""Distillation of classifiers: the teacher of a task, and the students that learn from it."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _STEPS = dict(zip(STAGES, ("steps on soft labels", "steps on labels too"), stric
 
 @dataclass(frozen=True, eq=False)
 class TaskWork:
-    """A task, its teacher and its text: what the classifiers of several students have in common.
+    """The shared inputs of several classifiers: a task, its teacher and its text.
 
     Attributes:
         task: The task.
         teacher: Its teacher.
-        teacher_score: How well that does.
-        unlabelled: Text of the domain without labels.
-        settings: How students learn.
-        seed: Seed of everything random.
-        cache_dir: Where teacher and soft labels are kept.
+        teacher_score: Score of the teacher.
+        unlabelled: Unlabelled text of the domain.
+        settings: Settings of the distillation.
+        seed: Seed of all random generators.
+        cache_dir: Cache folder of teacher and soft labels.
     """
 
     task: TaskData
@@ -61,15 +61,15 @@ class TaskWork:
         cache_dir: str | None,
         progress: Progress,
     ) -> TaskWork:
-        """Read the task and have its teacher made ready: fine-tuned, unless it was before or has a head that fits.
+        """Read the task and prepare its teacher: use its head if it fits, else load or run the fine-tuning.
 
         Args:
             options: The task.
             teacher: The encoder, or a checkpoint with a head.
-            seed: Seed of everything random.
-            device: Where models are run.
-            cache_dir: Where teacher and soft labels are kept.
-            progress: Receives what is done.
+            seed: Seed of all random generators.
+            device: Device of the models.
+            cache_dir: Cache folder of teacher and soft labels.
+            progress: Receives the progress.
 
         Raises:
             KDNASError: If the task or its text cannot be read.
@@ -92,19 +92,19 @@ class TaskWork:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What the classifiers depend on, as a run records it."""
+        """Fingerprints of the inputs of the classifiers, as a run records them."""
         return {"task": self.task.fingerprint, "task teacher": self.teacher.fingerprint}
 
     def make(self, student: Path, folder: Path, progress: Progress) -> ClassifierRecord:
-        """Have a student learn the task, unless it did before, and return what is known of the classifier.
+        """Train a student on the task, unless its classifier is finished, and return the record of the classifier.
 
         Args:
             student: Folder of the student.
-            folder: Folder of the classifier; the checkpoints of a distillation that is not finished lie beside it.
-            progress: Receives what is done.
+            folder: Folder of the classifier. Checkpoints of an unfinished distillation are beside it.
+            progress: Receives the progress.
 
         Raises:
-            RunError: If the folder holds a classifier that was made otherwise.
+            RunError: If the folder holds a classifier with other inputs.
         """
         encoder, lineage = load_teacher(student), read_lineage(student)
         record = read_classifier_record(folder)
@@ -153,12 +153,12 @@ class TaskWork:
 
     @property
     def _text(self) -> str:
-        """Fingerprint of the text without labels."""
+        """Fingerprint of the unlabelled text."""
         return key_of(list(map(list, self.unlabelled)))
 
     @property
     def _labelling(self) -> str:
-        """What the labelling is called: which texts, and by whom."""
+        """Name of the labelling step, with its texts."""
         more = " and those without labels" if self.unlabelled else ""
         return f"labelling the texts of {self.task.name}{more} with its teacher"
 
@@ -170,18 +170,18 @@ class TaskWork:
             and record.teacher["fingerprint"] == self.teacher.fingerprint
             and record.score.seed == self.seed
             and record.unlabelled in ("", self._text)
-            # An older classifier does not know a setting that came later.
+            # The record of an older classifier lacks settings that were added later.
             and all(details.get(name, value) == value for name, value in asdict(self.settings).items())
         )
 
 
 def unlabelled_texts(options: TaskOptions, task: TaskData, seed: int) -> Texts:
-    """Read text of the domain of a task without labels; none where none is asked for.
+    """Read the unlabelled text of a task; empty if the options name none.
 
     Args:
-        options: Where it is.
+        options: Options of the task, with the source of the text.
         task: The task.
-        seed: Seed of everything random.
+        seed: Seed of the draw, unless the options have their own.
 
     Raises:
         KDNASError: If it cannot be read.
@@ -202,16 +202,16 @@ def teacher_of(
     cache_dir: str | None,
     progress: Progress,
 ) -> TaskTeacher:
-    """Return the teacher of a task: kept, with a head that fits, or fine-tuned now.
+    """Return the teacher of a task: a cached one, a checkpoint whose head fits, or a newly fine-tuned one.
 
     Args:
         task: The task.
-        options: How its teacher is made.
+        options: Settings of its teacher.
         teacher: The encoder, or a checkpoint with a head.
-        seed: Seed of everything random.
-        device: Where models are run.
-        cache_dir: Where it is kept.
-        progress: Receives what is done.
+        seed: Seed of the fine-tuning, unless the options have their own.
+        device: Device of the models.
+        cache_dir: Its cache folder.
+        progress: Receives the progress.
     """
     progress.begin(f"teacher of {task.name}")
     settings = TeacherSettings(

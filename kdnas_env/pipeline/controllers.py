@@ -1,4 +1,4 @@
-"""Controllers that learn across tasks: trained once, then searching tasks that they have not seen."""
+"""Training of controllers across tasks, for searches of tasks outside the training."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ ROOM = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Train a controller across tasks, for searches of other tasks. Run it again to go on where it stopped."""
+    """Train a controller across tasks, for searches of other tasks. Run the command again to resume it."""
 
     agent: Annotated[str, tyro.conf.Positional] = "lstm-meta"
     """Agent whose controller is trained."""
     to: str
-    """The controller, a safetensors file."""
+    """Path of the controller, a safetensors file."""
     tasks: tuple[str, ...] = ("training",)
     """Tasks it learns on: training, the split of kdnas/Tasks-v0, or names such as rotten-tomatoes:speedup=5."""
     steps: int = 3000
-    """Steps of training."""
+    """Number of training steps."""
     seed: int = 0
-    """Draws weights, tasks and evaluations."""
+    """Seed of weights, tasks and evaluations."""
 
     def __post_init__(self) -> None:
         check_whole("steps", self.steps, at_least=1)
@@ -50,12 +50,12 @@ class TrainedController:
 
     Attributes:
         path: Its file.
-        tasks: Tasks it learnt on.
-        loss: What the training minimises, at its end: the negative log-likelihood of predicted rewards in nats
+        tasks: Number of training tasks.
+        loss: Final value of the minimised quantity: the negative log-likelihood of predicted rewards in nats
             (``lstm-meta``), the mean squared error of rewards on tasks that are left out, in variances of the rewards
             (``transfer-gp``, ``transfer-evolution``), or the mean gap to the best candidate, in standard deviations of
             the rewards (``transfer-recurrent-ppo``, ``transfer-maskable-ppo``).
-        usage: How an agent is made with it, as ``kdnas bench --agents`` and ``kdnas search --agent`` read it.
+        usage: Agent and setting that use it, for ``kdnas bench --agents`` and ``kdnas search --agent``.
     """
 
     path: Path
@@ -65,11 +65,11 @@ class TrainedController:
 
 
 def train_controller(to: str | TrainOptions, *, progress: Progress = SILENT, **settings: Any) -> TrainedController:
-    """Train a controller across tasks; an unfinished training goes on by the same call.
+    """Train a controller across tasks. The same call again resumes an unfinished training.
 
     Args:
         to: File of the controller; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
         **settings: Options of :class:`TrainOptions` by name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The best students of a search, distilled for long."""
+"""The long distillation of the best students of a search."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def distill(
     progress: Progress = SILENT,
     **settings: Any,
 ) -> DistillRun:
-    """Distil the best students of a search for long. An interrupted distillation goes on by the same call again.
+    """Distil the best students of a search for long. The same call again resumes an interrupted distillation.
 
-    With a task, each student then learns it from the task's teacher, and a classifier is left beside it. A student's
-    folder in the place of a search learns the task alone.
+    With a task, each student then learns it from the task's teacher, and its classifier is written beside it. If
+    ``run`` is a student's folder, this student only learns the task.
 
     Args:
         run: The search, or its folder; with a task also a student, or its folder; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
         **settings: Options of :class:`DistillOptions` by name, such as ``task="my.csv"``, ``epochs=5`` or
             ``corpus={"max_length": 64}``.
 

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 CURVE_PICTURE = "curve.png"
 
 DISTILLING = "distilling"
-"""How the names of the pieces of work begin in which students are distilled."""
+"""First word of the names of progress steps in which students are distilled."""
 
 _README = """# A run of `kdnas distill` or `kdnas_env.distill`
 
@@ -66,19 +66,19 @@ _README = """# A run of `kdnas distill` or `kdnas_env.distill`
 |---|---|
 | `config.json` | every setting |
 | `run.json` | state of the run, versions, machine |
-| `evaluated.jsonl` | with another task than the search has: what both are evaluated on; no student is distilled on it |
+| `evaluated.jsonl` | with a task other than that of the search: the evaluated texts of both, excluded from training |
 | `NAME/student/` | a distilled student: weights, configuration, tokenizer, projection, lineage and a model card |
 | `NAME/distilled.json`, `NAME/curve.png` | its learning curve |
 | `NAME/classifier/` | with a task: the student with a head for it, as transformers loads it, and its scores |
-| `NAME/embedder/` | with the task embedding: the student with a head to the teacher's vectors, and its scores |
+| `NAME/embedder/` | with the task embedding: the student with a head for the teacher's vectors, and its scores |
 | `NAME/checkpoints/`, `NAME/classifier-checkpoints/`, `NAME/embedder-checkpoints/` | of an interrupted training |
 
-Go on with an interrupted training by the same command or call again.
+Resume an interrupted training by the same command or call.
 """
 
 
 def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
-    """Distil the students that are wanted and not yet distilled; see :func:`kdnas_env.pipeline.distill.distill`.
+    """Distil the requested students, except finished ones; see :func:`kdnas_env.pipeline.distill.distill`.
 
     Raises:
         KDNASError: For bad input.
@@ -100,13 +100,14 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
     teacher = _teacher(options, search, missing, run) if missing or untaught else None
     notes: tuple[str, ...] = ()
     folder = RunFolder.enter(options.folder, options, _README) if is_main_process() else None
-    # The others write into it as well; what the first one finds there must be of an earlier run.
+    # The other processes wait, because they write to the folder too: the main process must find only files of an
+    # earlier run.
     PartialState(cpu=options.device == "cpu").wait_for_everyone()
     with working(folder, call("distill", options.run, **options.places("run"))) as work:
         if teacher is not None and missing:
             enter_step(progress, "distil")
             if product is not None:
-                progress.begin("leaving out texts that are evaluated")
+                progress.begin("leaving out evaluated texts")
                 product.leave_out(options, search)
             text = _text(options, search, teacher, progress)
             corpus = text.workload.corpus
@@ -132,7 +133,7 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
 
 
 def distil_task_alone(options: DistillOptions, progress: Progress) -> DistillRun:
-    """Have the student of a folder learn a task; see :func:`kdnas_env.pipeline.distill.distill`.
+    """Train the student of a folder on a task; see :func:`kdnas_env.pipeline.distill.distill`.
 
     Raises:
         KDNASError: For bad input.
@@ -140,14 +141,14 @@ def distil_task_alone(options: DistillOptions, progress: Progress) -> DistillRun
     product = product_of(options.task)
     if product is None:
         raise KDNASError(
-            f"{options.run!r} is a model, no run; name the folder of a search, or the task that it shall learn with "
+            f"{options.run!r} is a model, no run; name the folder of a search, or name the task for the model with "
             "`task`"
         )
     _check_task(product, options)
     student = expanded(options.run)
     lineage = read_lineage(student)
     if lineage is None:
-        raise RunError(f"{options.run!r} does not say which teacher it has; name the folder of a student of kdnas")
+        raise RunError(f"{options.run!r} does not name its teacher; name the folder of a student of kdnas")
     given = non_defaults(options, ("seed", *(f"task.{field.name}" for field in fields(options.task))))
     with working(None, call("distill", options.run, **given, **options.places("run"))):
         teacher = load_teacher(lineage.teacher, device=str(resolve_device(options.device)))
@@ -159,14 +160,14 @@ def distil_task_alone(options: DistillOptions, progress: Progress) -> DistillRun
 
 
 def _products(records: Mapping[Path, ClassifierRecord | EmbedderRecord | None]) -> dict[str, Any]:
-    """Return what students became with a task, by the name of the attribute of :class:`DistillRun`."""
+    """Return the products of the students, by attribute of :class:`DistillRun`."""
     classifiers = [DistilledClassifier(at, made) for at, made in records.items() if isinstance(made, ClassifierRecord)]
     embedders = [DistilledEmbedder(at, made) for at, made in records.items() if isinstance(made, EmbedderRecord)]
     return {"classifiers": tuple(classifiers), "embedders": tuple(embedders)}
 
 
 def _check_task(product: Product, options: DistillOptions) -> None:
-    """Check whether a task can be had, now and not after the work.
+    """Check a task before the work.
 
     Raises:
         KDNASError: If there is no such task, or several processes distil.
@@ -174,13 +175,13 @@ def _check_task(product: Product, options: DistillOptions) -> None:
     product.check(options.task)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise KDNASError(
-            "a task is distilled in one process; distil the students in several without `task`, then the task into "
-            "their folders"
+            "a task is learned in one process; distil the students in several processes without `task`, then distil "
+            "the task into each student's folder in one process"
         )
 
 
 def _check_pairs(options: DistillOptions) -> None:
-    """Refuse a share of pairs for a text that is of pairs.
+    """Refuse a share of pairs for a text of sentence pairs.
 
     Raises:
         KDNASError: If one was given.
@@ -190,10 +191,10 @@ def _check_pairs(options: DistillOptions) -> None:
 
 
 def _missing(options: DistillOptions, chosen: Sequence[Chosen], run: Path) -> list[Chosen]:
-    """Return those that are yet to be distilled.
+    """Return the students that are not distilled yet.
 
     Raises:
-        RunError: If another student, or one of another teacher, lies where one of them belongs.
+        RunError: If the folder of one of them holds another student, or a student of another teacher.
     """
     missing = []
     for student in chosen:
@@ -203,7 +204,7 @@ def _missing(options: DistillOptions, chosen: Sequence[Chosen], run: Path) -> li
             continue
         lineage = read_lineage(folder / STUDENT)
         if lineage is None or lineage.student != student.config:
-            held = "a student that does not say what it is" if lineage is None else lineage.student
+            held = "a student without a record of its architecture" if lineage is None else lineage.student
             raise RunError(
                 f"{str(folder)!r} holds {held}, where {student.config} is to be distilled; give another folder with "
                 "`out`"
@@ -216,7 +217,7 @@ def _teacher(options: DistillOptions, search: SearchOptions, missing: Sequence[C
     """Return the teacher of a search.
 
     Raises:
-        RunError: If teacher or text are not what the search was made with.
+        RunError: If teacher or text have changed since the search.
     """
     teacher = load_teacher(search.teacher, device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     again = options.start == "mini-kd" and not all(is_kept(run, student.config) for student in missing)
@@ -240,7 +241,7 @@ def _text(options: DistillOptions, search: SearchOptions, teacher: Teacher, prog
 
 @dataclass(frozen=True, eq=False)
 class _Distillation:
-    """What the distillations of several students have in common."""
+    """The shared inputs of the distillations of several students."""
 
     options: DistillOptions
     search: SearchOptions
@@ -248,7 +249,7 @@ class _Distillation:
     progress: Progress
 
     def recipe_of(self, config: StudentConfig) -> Recipe:
-        """Return the recipe of a student: that of the search, with what the student changes in it, for longer."""
+        """Return the recipe of a student: that of the search with the student's changes, for a long distillation."""
         return full_recipe(
             changed(resolve_recipe(self.search.recipe), config.recipe),
             self.options.batch_size,
@@ -269,7 +270,7 @@ class _Distillation:
         options, text, workload = self.options, self.text, self.text.workload
         self.progress.begin(f"preparing student {student.name}: {student.config}")
         start, projection = None, None
-        # The text of the distillation chooses the tokens of a smaller vocabulary, which are others than in the search.
+        # With a smaller vocabulary, the weights of the search do not fit: this text chooses other tokens.
         closed_form = options.start == "closed-form" or student.config.vocabulary != FULL
         if not closed_form:
             start, projection = mini_kd_student(expanded(options.run), student.config, self.search, options)
@@ -310,16 +311,16 @@ class _Distillation:
             )
         except FloatingPointError as error:
             raise RunError(
-                f"{student.config}: {error}; what was written before it is kept in {str(checkpoints)!r}; distil into "
-                f"another folder (`out`) with a smaller `learning_rate`, it was {recipe.learning_rate:.4g}"
+                f"{student.config}: {error}; earlier checkpoints are kept in {str(checkpoints)!r}; distil into "
+                f"another folder (`out`) with a smaller `learning_rate`; it was {recipe.learning_rate:.4g}"
             ) from error
         if is_main_process():
             self._keep(folder, student, result, kd.kept)
             shutil.rmtree(checkpoints)
-        PartialState().wait_for_everyone()  # the other processes read what the first one keeps
+        PartialState().wait_for_everyone()  # the other processes read the files of the main process
 
     def _keep(self, folder: Path, student: Chosen, result: FullKDResult, kept: NDArray[np.int64] | None) -> None:
-        """Write a student's folder, its curve and the picture of it; the record last, which says that all is there."""
+        """Write a student's folder and plot its curve. Write the record last: it marks the student as complete."""
         lineage, teacher = self._lineage(student, result), self.text.workload.teacher
         card = distilled_card(lineage, teacher, result.projection, result.best["unexplained"])
         save_student(folder / STUDENT, result.model, teacher.tokenizer, card, lineage, result.projection, kept=kept)

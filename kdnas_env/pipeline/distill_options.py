@@ -18,19 +18,19 @@ from kdnas_env.support.checks import check_whole
 from kdnas_env.tasks.specs import EMBEDDING
 
 CLASSIFIER, EMBEDDER = "classifier", "embedder"
-"""Folders of what a student becomes with a task, beside its own."""
+"""Folders of the products of a student, beside its own."""
 
 Family = Literal["best", "all", "bert", "albert", "roberta"]
 
 
 @dataclass(frozen=True)
 class TextOptions(SourceOptions):
-    """What is distilled on."""
+    """The text of the distillation."""
 
     source: str | None = None
-    """Name of a hub dataset, folder or file; by default the corpus of the search, and of the embedded one all of it."""
+    """Name of a hub dataset, folder or file; by default the corpus of the search (all of it if that is the demo)."""
     max_length: int = 128
-    """Maximum length in tokens: that of the texts in use, at most the teacher's limit. Longer samples are truncated."""
+    """Maximum length in tokens, at most the teacher's limit. Longer samples are truncated."""
     pair_fraction: float = 0.2
     """Share of samples that are two consecutive texts, so that the student learns sentence pairs."""
     max_samples: int | None = None
@@ -53,9 +53,9 @@ class TextOptions(SourceOptions):
 
 @dataclass(frozen=True)
 class DistillOptions(TrainingOptions, RecordedOptions):
-    """Distil the best students of a search for long, on all text; with a task, distil that into them too.
+    """Distil the best students of a search for long, on all text; with a task, they then learn the task.
 
-    Run it again to go on where it stopped.
+    Run the command again to resume it.
     """
 
     COMMAND: ClassVar[str] = "distill"
@@ -68,12 +68,12 @@ class DistillOptions(TrainingOptions, RecordedOptions):
     alone."""
     task: TaskOptions = field(default_factory=TaskOptions)
     family: tuple[Family, ...] = ()
-    """Whose best student: best of all (the default), of a family, or of every family that was searched (all)."""
+    """Which best student: best of all (the default), of a family, or of every family that was searched (all)."""
     students: tuple[str, ...] = ()
-    """Students instead, or beside: any of the search's table or of your own, such as "bert 3L/192h/6a/384f/gelu"."""
+    """Students to distil instead, or in addition to --family: any architecture, such as "bert 3L/192h/6a/384f/gelu"."""
     corpus: TextOptions = field(default_factory=TextOptions)
     start: Literal["mini-kd", "closed-form"] = "mini-kd"
-    """Start from the weights of the search's student, or anew from the closed forms on this text."""
+    """Start from the weights of the search's student, or from new closed forms on this text."""
     epochs: int = 3
     """Passes over the text."""
     max_steps: int | None = None
@@ -90,7 +90,7 @@ class DistillOptions(TrainingOptions, RecordedOptions):
     patience: int | None = 5
     """Evaluations without improvement after which the training ends."""
     teacher: Literal["auto", "cache", "loop"] = "auto"
-    """Compute the teacher's states once (cache) or for every batch (loop); auto: by the size of the cache."""
+    """Compute the teacher's states once (cache) or for every batch (loop); auto: depending on the size of the cache."""
     cache_gib: float = 16.0
     """Maximum cache size for auto, in GiB."""
     seed: int | None = None
@@ -101,14 +101,14 @@ class DistillOptions(TrainingOptions, RecordedOptions):
     def __post_init__(self) -> None:
         check_whole("heldout_samples", self.corpus.heldout_samples, at_least=1)
         if self.corpus.streaming and self.max_steps is None:
-            raise KDNASError("a stream has no end, so that epochs cannot be counted; give `max_steps`")
+            raise KDNASError("a stream has no end, so epochs cannot be counted; give `max_steps`")
         check_whole("batch_size", self.batch_size, of="samples", at_least=1)
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
         why = within("corpus", self.corpus.ineffective())
         if self.corpus.streaming:
-            why["epochs"] = "with `corpus.streaming`: a stream has no end; `max_steps` says how long"
+            why["epochs"] = "with `corpus.streaming`: a stream has no end; `max_steps` sets the length"
             why["cache_gib"] = "with `corpus.streaming`: the teacher's states cannot be cached on a stream"
         if self.teacher != "auto":
             why["cache_gib"] = f"with `teacher={self.teacher!r}`; it is for `teacher='auto'`"
@@ -125,7 +125,7 @@ class DistillOptions(TrainingOptions, RecordedOptions):
 
     @property
     def folder(self) -> Path:
-        """Folder of the distillation; of a student, that of its classifier."""
+        """Folder of the distillation; for a student's folder, that of its product."""
         if self.out:
             return expanded(self.out)
         run = expanded(self.run)
@@ -133,5 +133,5 @@ class DistillOptions(TrainingOptions, RecordedOptions):
 
     @property
     def product(self) -> str:
-        """Folder of what a student becomes with the task, beside its own."""
+        """Name of the folder of the product of the task."""
         return EMBEDDER if self.task.name == EMBEDDING else CLASSIFIER

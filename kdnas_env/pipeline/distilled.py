@@ -27,15 +27,15 @@ DISTILLED = "distilled.json"
 
 @dataclass(frozen=True)
 class DistilledStudent:
-    """A student that was distilled for long.
+    """A student after the long distillation.
 
     Attributes:
         path: Folder with the student and its curve.
         config: Its architecture.
         started_at: Unexplained variance on held-out text before the distillation.
-        unexplained: The same of the student that is kept.
-        seconds: Seconds of the distillation.
-        curve: Learning curve, a point for each evaluation: ``step``, ``epoch``, ``unexplained``, ``seconds``.
+        unexplained: Unexplained variance of the saved student.
+        seconds: Duration of the distillation, in seconds.
+        curve: Learning curve, one point per evaluation: ``step``, ``epoch``, ``unexplained``, ``seconds``.
     """
 
     path: Path
@@ -47,18 +47,18 @@ class DistilledStudent:
 
     @classmethod
     def of(cls, path: Path, result: Mapping[str, Any]) -> DistilledStudent:
-        """Make it of what its ``distilled.json`` says."""
+        """Make it from the content of its ``distilled.json``."""
         numbers = {name: result[name] for name in ("started_at", "unexplained", "seconds", "curve")}
         return cls(path, StudentConfig.from_dict(result["student"]), **numbers)
 
     @property
     def name(self) -> str:
-        """``best``, its family, or itself in words."""
+        """``best``, its family, or a folder name made from its architecture."""
         return self.path.name
 
     @property
     def unstable(self) -> bool:
-        """Whether the training lost more than half of what it had gained; the student is kept as it was at its best."""
+        """Whether the training lost more than half of its gain by the end. The saved student is the best one."""
         return self.curve[-1]["unexplained"] > (self.started_at + self.unexplained) / 2
 
     @property
@@ -80,7 +80,7 @@ class DistilledClassifier:
 
     Attributes:
         folder: Folder of the model, as transformers loads it: weights, configuration, tokenizer and a model card.
-        record: What is known of it: its task, its score and that of its teacher.
+        record: Its record: its task, its score and that of its teacher.
     """
 
     folder: Path
@@ -105,7 +105,7 @@ class DistilledEmbedder:
 
     Attributes:
         folder: Folder of the model, as Sentence Transformers loads it.
-        record: What is known of it: its scores, and what it was made from.
+        record: Its record: its scores and its origin.
     """
 
     folder: Path
@@ -129,11 +129,11 @@ class DistillRun(Finished):
 
     Attributes:
         path: Its folder.
-        options: What was asked for.
-        students: The students; none where a student's folder was named.
-        classifiers: Those students with a head for the task, if there is a task with labels.
-        embedders: Those students with a head to the teacher's vectors, with the task embedding.
-        notes: What became of the text on its way into the corpus, where anyone would want to know, in sentences.
+        options: Its settings.
+        students: The students; empty if a student's folder was named.
+        classifiers: The students with a head for the task, if the task has labels.
+        embedders: The students with a head for the teacher's vectors, with the task embedding.
+        notes: Notes on the preparation of the text, in sentences.
     """
 
     path: Path
@@ -150,7 +150,7 @@ class HasProducts(Protocol):
 
     @property
     def products(self) -> Mapping[str, Path]:
-        """Folders of what it made, the model of the task first."""
+        """Folders of its products, the model of the task first."""
 
 
 Students = (
@@ -163,11 +163,11 @@ Students = (
     | DistilledEmbedder
     | DistillRun
 )
-"""What students can be named by: a folder or a name on the hub, or what a search or a distillation returned."""
+"""References to students: a folder, a name on the hub, or the result of a search or a distillation."""
 
 
 def student_folders(students: Students) -> tuple[str, ...]:
-    """Return the folders of students, the main one first; of a name on the hub, the name."""
+    """Return the folders of students, the main one first; for a name on the hub, the name."""
     match students:
         case SearchRun():
             return (str(students.path / STUDENT),)

@@ -1,4 +1,4 @@
-"""Embedding students: what their distillations have in common."""
+"""Distillation of embedding students."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _READING = ("config_name", "split", "text_columns")
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingWork:
-    """A teacher's vectors, and the text: what several embedding students have in common.
+    """The shared inputs of several embedding students: the teacher's vectors and the text.
 
     Attributes:
-        teacher: What makes the vectors.
+        teacher: Computes the vectors.
         options: The task.
-        settings: How students learn.
-        seed: Seed of everything random.
-        device: Where to train.
-        cache_dir: Where vectors are kept.
+        settings: Settings of the training.
+        seed: Seed of all random generators.
+        device: Device of the training.
+        cache_dir: Cache folder of the vectors.
     """
 
     teacher: EmbeddingTeacher
@@ -51,14 +51,14 @@ class EmbeddingWork:
     def of(
         cls, options: TaskOptions, teacher: Teacher, *, seed: int, device: str | None, cache_dir: str | None
     ) -> EmbeddingWork:
-        """Make the teacher ready.
+        """Prepare the teacher.
 
         Args:
             options: The task.
             teacher: The encoder.
-            seed: Seed of everything random.
-            device: Where models are run.
-            cache_dir: Where the teacher's vectors are kept.
+            seed: Seed of all random generators.
+            device: Device of the models.
+            cache_dir: Cache folder of the teacher's vectors.
 
         Raises:
             DependencyError: If sentence-transformers is not installed.
@@ -68,24 +68,24 @@ class EmbeddingWork:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What the students depend on, as a run records it."""
+        """Fingerprints of the inputs of the students, as a run records them."""
         return {"embedding teacher": self.teacher.fingerprint}
 
     def make(self, student: Path, folder: Path, progress: Progress) -> EmbedderRecord:
-        """Have a student learn to embed texts, unless it did before, and return what is known of it.
+        """Train a student to embed texts, unless its folder is finished, and return its record.
 
         Args:
             student: Folder of the student.
-            folder: Folder of the embedding student; the checkpoints of a training that is not finished lie beside it.
-            progress: Receives what is done.
+            folder: Folder of the embedding student. Checkpoints of an unfinished training are beside it.
+            progress: Receives the progress.
 
         Raises:
-            RunError: If the folder holds one that was made otherwise, or the student does not say what it is.
+            RunError: If the folder holds one with other inputs, or the student has no lineage.
             KDNASError: If there is too little text.
         """
         encoder, lineage = load_teacher(student), read_lineage(student)
         if lineage is None:
-            raise RunError(f"{str(student)!r} does not say where it comes from; name the folder of a student of kdnas")
+            raise RunError(f"{str(student)!r} has no record of its origin; name the folder of a student of kdnas")
         source, drawn = text_of(self.options, lineage.corpus)
         progress.begin(f"reading the text {source}")
         texts = draw_text(source, drawn, self.seed)
@@ -129,17 +129,17 @@ class EmbeddingWork:
 
 
 def settings_of(options: TaskOptions) -> EmbeddingSettings:
-    """Return how embedding students are trained."""
+    """Return the training settings of embedding students."""
     settings = EmbeddingSettings(max_length=options.max_length)
     return settings if options.epochs is None else replace(settings, epochs=options.epochs)
 
 
 def text_of(options: TaskOptions, corpus: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the source of the text, and how it is drawn, as :func:`draw_text` takes it.
+    """Return the source of the text, and the argument ``drawn`` of :func:`draw_text`.
 
     Args:
         options: The task.
-        corpus: Arguments of the corpus that the student was distilled on, where no text is named.
+        corpus: Arguments of the corpus of the student's distillation, used if no text is named.
     """
     corpus = {} if options.unlabelled else corpus
     reading = {name: corpus[name] for name in (*LAYOUT_OPTIONS, *_READING) if corpus.get(name) is not None}
@@ -151,23 +151,23 @@ def text_of(options: TaskOptions, corpus: Mapping[str, Any]) -> tuple[str, dict[
 
 
 def held_out_texts(record: EmbedderRecord, model: str) -> tuple[list[str], list[str]]:
-    """Return the texts that an embedding student was scored on, and those that chose its epoch.
+    """Return the texts on which an embedding student was scored, and those by which its epoch was chosen.
 
     Args:
         record: Its record.
         model: Its folder, for messages.
 
     Raises:
-        KDNASError: If they cannot be had: the student is of an earlier version, or the text has changed.
+        KDNASError: If they are not available, because the student is of an earlier version, or the text has changed.
     """
     if not record.drawn:
-        raise KDNASError(f"what was held out from {model!r} is not known: it was made by an earlier version")
+        raise KDNASError(f"the held-out texts of {model!r} are unknown: an earlier version made it")
     drawn = draw_text(record.source, record.drawn, record.seed)
     scored, choosing, _ = split_texts(drawn, record.settings, record.seed)
     if key_of(scored) != record.heldout:
         raise KDNASError(
-            f"what was held out from {model!r} cannot be had: {record.source!r} has other text than when it was "
-            "trained on it"
+            f"the held-out texts of {model!r} are not available: {record.source!r} has changed since it was trained on "
+            "it"
         )
     return scored, choosing
 
@@ -178,11 +178,11 @@ def compared_texts(folders: Sequence[str], records: Sequence[EmbedderRecord], te
     Args:
         folders: Their folders, for messages.
         records: Their records.
-        text: Source of the texts; None for what was held out from the training of all of them.
+        text: Source of the texts; None for the texts held out from the training of all of them.
         seed: Seed of the draw from a source.
 
     Raises:
-        KDNASError: If the texts cannot be had.
+        KDNASError: If the texts are not available.
     """
     first = records[0]
     if text is not None:
@@ -191,7 +191,7 @@ def compared_texts(folders: Sequence[str], records: Sequence[EmbedderRecord], te
         return list(distinct)[: first.settings.heldout]
     try:
         if any(record.heldout != first.heldout for record in records):
-            raise KDNASError(f"what was held out from {folders[0]!r} is not what was from others: their texts differ")
+            raise KDNASError(f"the held-out texts of {folders[0]!r} differ from those of others")
         return held_out_texts(first, folders[0])[0]
     except KDNASError as error:
         raise KDNASError(f"{error}; name text to score on with `text`") from error
@@ -202,7 +202,7 @@ def draw_text(source: str, drawn: Mapping[str, Any], seed: int) -> Sequence[str]
 
     Args:
         source: Name of a dataset, folder or file.
-        drawn: ``count``, their number at most; and, where they are not the default, the fields of
+        drawn: ``count``, their maximum number; and, if they differ from the default, the fields of
             :class:`kdnas_env.distillation.text.layout.TextLayout`, ``config_name``, ``split`` and ``text_columns``.
         seed: Seed of the draw.
 
@@ -213,7 +213,7 @@ def draw_text(source: str, drawn: Mapping[str, Any], seed: int) -> Sequence[str]
     count = drawn.get("count")
     if not isinstance(count, int) or count < 1:
         raise RunError(
-            f"the text of an embedding student was drawn as {shown(drawn)}, which is malformed; make it anew"
+            f"the record of the text of an embedding student, {shown(drawn)}, is malformed; make the student again"
         )
     layout = TextLayout(**{name: drawn[name] for name in LAYOUT_OPTIONS if name in drawn})
     reading = {name: drawn[name] for name in _READING if drawn.get(name)}

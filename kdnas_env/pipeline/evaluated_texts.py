@@ -20,11 +20,11 @@ from kdnas_env.tasks.data import load_task
 def leaving_out_evaluated(options: SearchOptions, folder: RunFolder) -> SearchOptions:
     """Return the options of a search with the validation and test texts of its task excluded from the corpus.
 
-    These texts are written to the folder of a new search. Its own text is left as it is where it is an embedded one or
+    These texts are written to the folder of a new search. The corpus does not change if it is an embedded one, or if
     ``corpus.without`` is given.
 
     Args:
-        options: What is asked for, or recorded.
+        options: New or recorded options.
         folder: Folder of the search.
 
     Raises:
@@ -33,7 +33,7 @@ def leaving_out_evaluated(options: SearchOptions, folder: RunFolder) -> SearchOp
     if not options.task.has_labels:
         return options
     file = folder.path / EVALUATED
-    is_new = not folder.read_run().get("fingerprints")  # which are recorded once the text is read
+    is_new = not folder.read_run().get("fingerprints")  # they are recorded after the text is read
     if is_new:
         write_evaluated(options.task, file)
     if is_demo(options.corpus.source) or options.corpus.without is not None or not file.exists():
@@ -45,12 +45,12 @@ def leaving_out_evaluated(options: SearchOptions, folder: RunFolder) -> SearchOp
 
 
 def write_evaluated(options: TaskOptions, file: Path, others: Path | None = None) -> None:
-    """Write the texts that a task is validated and tested on to a file, a JSON object for each.
+    """Write the validation and test texts of a task to a file, one JSON object per text.
 
     Args:
         options: The task.
         file: The file.
-        others: Such a file of another task, whose texts are written too.
+        others: Such a file of another task; its texts are added.
 
     Raises:
         KDNASError: If the task cannot be read.
@@ -61,12 +61,12 @@ def write_evaluated(options: TaskOptions, file: Path, others: Path | None = None
 
 
 def write_texts(file: Path, texts: Sequence[str], others: str | os.PathLike[str] | None = None) -> None:
-    """Write texts to leave out to a file, a JSON object for each.
+    """Write texts to leave out to a file, one JSON object per text.
 
     Args:
         file: The file.
         texts: The texts.
-        others: A source of more of them, such as another such file.
+        others: Source of further texts, such as another such file.
 
     Raises:
         CorpusError: If the source cannot be read.

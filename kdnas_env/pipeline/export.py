@@ -1,4 +1,4 @@
-"""A student or classifier in the form that others deploy."""
+"""Export of a student or classifier for deployment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMATS = ("onnx", "safetensors")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Export a student or classifier for use elsewhere: checked, measured, with a model card, ready for the hub."""
+    """Export a student or classifier for deployment: checked, measured, with a model card, ready for the hub."""
 
     model: tyro.conf.Positional[str]
     """Folder of a student (such as runs/.../student), classifier or embedding student, or folder or hub name of another
@@ -30,7 +30,7 @@ class ExportOptions:
     to: str = "onnx"
     """onnx (weights and a graph for ONNX Runtime) or safetensors (weights alone)."""
     int8: bool = False
-    """Also quantise the graph to int8, and say what it costs."""
+    """Also quantise the graph to int8, and report the loss of accuracy."""
     probabilities: bool = False
     """Add the probabilities to the outputs of a classifier's graph."""
     out: str | None = None
@@ -38,7 +38,7 @@ class ExportOptions:
     latency: bool = True
     """Measure the latency of the export, and of the teacher if it is known."""
     sequence_length: int = 50
-    """Length in tokens of the timed sentence; one thread."""
+    """Length of the timed sentence, in tokens. It is timed on one thread."""
     push: str | None = None
     """Upload the export to this repository of the hub, OWNER/NAME, with your login."""
     public: bool = False
@@ -48,11 +48,9 @@ class ExportOptions:
         if self.to not in FORMATS:
             raise KDNASError(f"to is {self.to!r}; choose one of {list(FORMATS)}")
         if self.int8 and self.to != "onnx":
-            raise KDNASError(f"`int8` quantises the graph, which an export to {self.to} has not; add `to='onnx'`")
+            raise KDNASError(f"`int8` quantises the graph, but an export to {self.to} has none; add `to='onnx'`")
         if self.probabilities and self.to != "onnx":
-            raise KDNASError(
-                f"`probabilities` is about the graph, which an export to {self.to} has not; add `to='onnx'`"
-            )
+            raise KDNASError(f"`probabilities` changes the graph, but an export to {self.to} has none; add `to='onnx'`")
         if not self.model:
             raise KDNASError("model is empty; give the folder of a student, such as runs/.../student")
 
@@ -67,16 +65,16 @@ class ExportOptions:
 
 
 def export(model: Students | ExportOptions, *, progress: Progress = SILENT, **settings: Any) -> ExportReport:
-    """Export a student, a classifier, or another supported encoder for use elsewhere: checked, measured, with a card.
+    """Export a student, a classifier, or another supported encoder for deployment: checked, measured, with a card.
 
     Args:
-        model: Folder of a student or classifier, folder of another encoder in hub layout, or a name on the hub; or what
-            a search, or a distillation of one student returned; or all options.
-        progress: Informed of what is done.
+        model: Folder of a student or classifier, folder of another encoder in hub layout, or a name on the hub; or the
+            result of a search, or of a distillation of one student; or all options.
+        progress: Receives the progress.
         **settings: Options of :class:`ExportOptions` by name, such as ``to="safetensors"``, ``int8=True`` or ``out``.
 
     Raises:
-        KDNASError: For bad input, or if the export does not compute what the model computes; nothing is left behind.
+        KDNASError: For bad input, or if the outputs of export and model differ. Then no file is left behind.
     """
     from kdnas_env.exporting.hub import check_repo_id, push_folder
     from kdnas_env.exporting.writing import LATENCY, write_export
@@ -108,7 +106,7 @@ def export(model: Students | ExportOptions, *, progress: Progress = SILENT, **se
 
 
 def _default_out(options: ExportOptions) -> Path:
-    """Return a folder beside the model's; in the working folder for a name."""
+    """Return a folder beside that of the model, or in the working folder for a name on the hub."""
     model = expanded(options.model)
     name = f"{model.resolve().name if model.is_dir() else model.name}-{options.to}"
     return model.resolve().parent / name if model.is_dir() else Path(name)

@@ -1,4 +1,4 @@
-"""A finished run: its students, as a table, a picture and a page with limits, scores and sizes."""
+"""Results of a finished run: its students as a table, a picture, and a page with limits, scores and sizes."""
 
 from __future__ import annotations
 
@@ -27,22 +27,21 @@ from kdnas_env.support.shell import command
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CANDIDATE, DISTILLED = "candidates, on what is scored", "distilled students"
+CANDIDATE, DISTILLED = "candidates, on the scored split", "distilled students"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PipelineRun(Finished):
-    """A run whose wanted stages are done.
+    """A run whose requested stages are finished.
 
     Attributes:
         path: Its folder.
-        options: What was asked for.
-        results: What came of the stages that this call did, in order.
-        summary: What came of all stages that are done: what ``summary.json`` says.
+        options: Its settings.
+        results: Results of the stages of this call, in order.
+        summary: Results of all finished stages: the content of ``summary.json``.
         candidates: With a task: the students that were tried, in order.
-        products: With a task: the folders of the chosen classifier, ``classifier`` as transformers loads it, or of the
-            embedding model, ``embedder`` as Sentence Transformers loads it, and ``export`` for ONNX Runtime, by these
-            names; empty where no student was distilled.
+        products: With a task: folders of the chosen product, by name. ``classifier`` is for transformers, ``embedder``
+            for Sentence Transformers, ``export`` for ONNX Runtime. Empty if no student was distilled.
     """
 
     path: Path
@@ -53,17 +52,17 @@ class PipelineRun(Finished):
     products: Mapping[str, Path] = field(default_factory=dict)
 
     def about(self) -> dict[str, object]:
-        """Return what is shown of it beside its folder."""
+        """Return what its representation shows beside the folder."""
         return {"students": [str(StudentConfig.from_dict(row["student"])) for row in self.summary["students"]]}
 
     @property
     def best(self) -> Candidate | None:
-        """The first candidate that keeps the limits, else the one that comes closest; None without candidates."""
+        """The first candidate that keeps the limits, else the one with the least excess; None without candidates."""
         return best_candidate(self.candidates)
 
     @property
     def keeps_limits(self) -> bool:
-        """Whether there is a candidate that keeps all that was asked for, also on what is scored."""
+        """Whether the best candidate keeps all limits, including those on scored splits."""
         return self.best is not None and self.best.keeps_limits
 
     def plot(self) -> Figure:
@@ -71,7 +70,7 @@ class PipelineRun(Finished):
         return draw_candidates(self.candidates, self.options.limits)
 
     def report(self) -> Page:
-        """Return the run as a page; its ``to_html()`` is what ``report.html`` holds.
+        """Return the page of the run; ``report.html`` is the result of its ``to_html()``.
 
         Raises:
             RunError: If its search is not finished.
@@ -91,7 +90,7 @@ class PipelineRun(Finished):
         )
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a flat row for each student: what it is, what it was measured to be, and where its files are."""
+        """Return one flat row per student: its architecture, its measurements, and the paths of its files."""
         return [
             {
                 **{name: value for name, value in student.items() if not isinstance(value, dict | list)},
@@ -110,7 +109,7 @@ def _subtitle(run: PipelineRun) -> str:
 
 
 def _candidates(run: PipelineRun) -> View:
-    """Return what was measured of the candidates of a run with a task."""
+    """Return the measurements of the candidates of a run with a task."""
     candidates, product = run.candidates, product_of(run.options.task)
     assert product is not None
     shares = [candidate.measured.scored[0] for candidate in candidates]
@@ -160,16 +159,16 @@ def _candidates(run: PipelineRun) -> View:
 def _verdict(run: PipelineRun) -> str:
     best = run.best
     if best is None:
-        return "No student of the search keeps the limits, so that none was distilled."
+        return "No student of the search keeps the limits, so none was distilled."
     if run.keeps_limits:
         return f"Candidate {best.place}, {best.config}, keeps all limits, measured on its exported file."
     if best.chosen:
-        return f"Candidate {best.place}, {best.config}, keeps the limits on what it was chosen by, not on the score."
-    return f"No candidate keeps all limits. The nearest is {best.place}, {best.config}."
+        return f"Candidate {best.place}, {best.config}, keeps the limits by which it was chosen, but not on the score."
+    return f"No candidate keeps all limits. The closest is candidate {best.place}, {best.config}."
 
 
 def _students(run: PipelineRun) -> View:
-    """Return what was made of the students of a run without a task."""
+    """Return the distilled students of a run without a task."""
     students = run.summary["students"]
     rows = [
         [
@@ -191,7 +190,7 @@ def _students(run: PipelineRun) -> View:
     )
     return View(
         name="students",
-        about="What the students of the search became that were distilled for longer.",
+        about="Students of the search after the long distillation.",
         scatters=[Scatter("scored", "Score against speed-up", "speed-up", "score, %", [cloud])] if scored else [],
         listings=[
             Listing(
@@ -208,7 +207,7 @@ def _students(run: PipelineRun) -> View:
 
 
 def _scores(run: PipelineRun) -> list[Listing]:
-    """Return the scores on every task beside the teacher and the baselines; nothing where none were made."""
+    """Return the scores on all tasks beside those of teacher and baselines; empty without scores."""
     tasks = run.summary["tasks"]
     if not tasks:
         return []
@@ -241,7 +240,7 @@ def _files(run: PipelineRun) -> Listing:
 
 
 def _commands(run: PipelineRun) -> list[tuple[str, str]]:
-    again = ("See the run again, or go on where it was stopped", command("run", "--resume", run.path))
+    again = ("See the run again, or resume it", command("run", "--resume", run.path))
     product = product_of(run.options.task)
     if product is None:
         distilled = [student["files"].get("student") for student in run.summary["students"]]
@@ -251,7 +250,7 @@ def _commands(run: PipelineRun) -> list[tuple[str, str]]:
 
 
 def more_candidates(run: PipelineRun) -> str | None:
-    """Return the command that tries more students of a run; None where there are no more that keep its limits."""
+    """Return the command that tries more students of a run; None if no other student keeps its limits."""
     tried = len(run.candidates)
     if len(ranked(run.path / "search")) <= tried:
         return None

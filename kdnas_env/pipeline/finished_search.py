@@ -1,4 +1,4 @@
-"""Reads the folder of a finished search: its record, and what a long distillation starts from."""
+"""Reads the folder of a finished search: its record, and the inputs of a long distillation."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from kdnas_env.tasks.specs import EMBEDDING
 
 @dataclass(frozen=True)
 class Chosen:
-    """A student of a search that is to be distilled.
+    """A student of a search that was chosen for a long distillation.
 
     Attributes:
-        name: ``best``, its family, or itself in words that make a folder's name.
+        name: ``best``, its family, or a folder name made from its architecture.
         config: Its architecture.
     """
 
@@ -47,10 +47,10 @@ class Chosen:
 
 
 def finished_search(run: Path) -> SearchOptions:
-    """Return the settings of a search that is finished.
+    """Return the settings of a finished search.
 
     Raises:
-        RunError: If it is not, or the folder is of something else.
+        RunError: If the search is not finished, or the folder is not that of a search.
     """
     search = recorded_options(run, SearchOptions)
     if read_run(run).get("state") != "finished":
@@ -65,8 +65,8 @@ def load_run(path: str | os.PathLike[str]) -> SearchRun:
     """Open the folder of a finished search.
 
     Raises:
-        RunError: If the search is not finished, or the folder is of something else.
-        TeacherError: If its teacher is not there any more.
+        RunError: If the search is not finished, or the folder is not that of a search.
+        TeacherError: If its teacher does not exist any more.
     """
     if not isinstance(path, str | os.PathLike):
         raise RunError(f"{shown(path)} is no folder; name that of a search, or give what the search returned")
@@ -86,7 +86,7 @@ def load_run(path: str | os.PathLike[str]) -> SearchRun:
 
 
 def breaks_limits(row: Mapping[str, Any]) -> bool:
-    """Whether a student of the results of a search, as :func:`read_results` has them, breaks a limit."""
+    """Whether a student breaks a limit; ``row`` is one of the students that :func:`read_results` returns."""
     return bool(row.get("cost", 0) > 0)
 
 
@@ -107,12 +107,12 @@ def read_results(run: Path) -> dict[str, Any]:
 
 
 def fingerprints(search: SearchOptions, teacher: Teacher, *, text: bool) -> dict[str, str]:
-    """Return fingerprints of what a search was made with, as they are now.
+    """Return the current fingerprints of the teacher, and of the text, of a search.
 
     Args:
         search: Its settings.
         teacher: Its teacher.
-        text: Whether its text is wanted too; it is read where it is at hand, in a local file or folder.
+        text: Whether to include the text. Only a local file or folder is read.
 
     Raises:
         CorpusError: If the text cannot be read.
@@ -126,14 +126,14 @@ def fingerprints(search: SearchOptions, teacher: Teacher, *, text: bool) -> dict
 
 
 def check_as_searched(run: Path, now: Mapping[str, str]) -> None:
-    """Refuse to build on a search with a teacher or text that is not what it was made with.
+    """Check that teacher and text are those of the search.
 
     Args:
         run: Folder of the search.
-        now: Their fingerprints.
+        now: Their current fingerprints.
 
     Raises:
-        RunError: Naming what has changed.
+        RunError: If one has changed; the message names it.
     """
     check_same(
         read_run(run).get("fingerprints", {}),
@@ -144,7 +144,7 @@ def check_as_searched(run: Path, now: Mapping[str, str]) -> None:
 
 
 def is_kept(run: Path, config: StudentConfig) -> bool:
-    """Whether the folder of a search holds a student as it was distilled there.
+    """Whether the folder of a search holds the weights of a student.
 
     Raises:
         RunError: If its lineage is malformed.
@@ -154,17 +154,17 @@ def is_kept(run: Path, config: StudentConfig) -> bool:
 
 
 def choose(run: Path, families: tuple[str, ...], students: tuple[str, ...] = ()) -> list[Chosen]:
-    """Return the students of a finished search that are to be distilled, each once.
+    """Return the requested students of a finished search, each once.
 
     Args:
         run: Folder of the search.
-        families: ``best`` for the best of all, ``all`` for the best of every family, or names of families; ``best`` if
-            nothing is named.
-        students: Further students, as they are printed.
+        families: ``best`` for the best student, ``all`` for the best of every family, or names of families; ``best`` if
+            both arguments are empty.
+        students: Further students, in their printed form.
 
     Raises:
-        NoStudentError: If the search has no student that could be distilled and keeps its limits.
-        RunError: If it has none of a family.
+        NoStudentError: If no student of the search was distilled and keeps its limits.
+        RunError: If the search has no such student of a family.
         SpaceError: If a student is malformed.
     """
     named = [Chosen(folder_name(config), config) for config in map(StudentConfig.parse, students)]
@@ -202,21 +202,21 @@ def _why_none(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def folder_name(config: StudentConfig) -> str:
-    """Return the name of the folder of a student that is named itself."""
+    """Return a folder name made from an architecture."""
     return str(config).replace(" ", "-").replace("/", "-")
 
 
 def mini_kd_student(
     run: Path, config: StudentConfig, search: SearchOptions, options: DistillOptions
 ) -> tuple[Any, dict[str, torch.Tensor] | None]:
-    """Return the student of a search and its projection: as the run keeps it, or distilled once more.
+    """Return a student of a search and its projection: loaded if the run holds them, else distilled again.
 
     Raises:
-        RunError: If it cannot be distilled, or not from what the search was made with.
+        RunError: If the distillation fails, or teacher or text have changed since the search.
     """
     if is_kept(run, config):
         return load_student(run / STUDENT), read_projection(run / STUDENT)
-    # The task changes no student, and one that is named is distilled even if it breaks a limit of the search.
+    # The task changes no student. A student that was named is distilled even if it breaks a limit of the search.
     settings = replace(search.settings.mini_kd, task=None, limits=None)
     evaluator = MiniKDEvaluator(
         replace(settings, cache_dir=options.cache_dir, device=options.device, threads=options.threads)
@@ -230,7 +230,7 @@ def mini_kd_student(
 
 
 def corpus_options(options: DistillOptions, search: SearchOptions) -> dict[str, Any]:
-    """Return the arguments of ``load_corpus``: the text that was asked for, or that of the search, all of it."""
+    """Return the arguments of ``load_corpus``: the text that was named, or all the text of the search."""
     wanted = options.corpus
     text = searched_text(search)
     if wanted.source is not None:
@@ -247,10 +247,11 @@ def corpus_options(options: DistillOptions, search: SearchOptions) -> dict[str, 
 
 
 def evaluated_file(options: DistillOptions, search: SearchOptions) -> Path | None:
-    """Return the file with what a task is evaluated on: that of the search, if it has no other task, or else its own.
+    """Return the file with the texts on which a task is evaluated.
 
-    None where it has no effect: other texts to leave out were named, or the text is an embedded one, which has none.
-    With the task embedding it is a file of its own, which holds what was named too.
+    It is that of the search, if the search has the same task, else a file of the distillation. None where it has no
+    effect: if other texts to leave out were named, or with an embedded corpus, which contains none of these texts. With
+    the task embedding, it is a file of the distillation, which also contains the texts that were named.
     """
     if options.task.name == EMBEDDING:
         return options.folder / EVALUATED
@@ -262,7 +263,7 @@ def evaluated_file(options: DistillOptions, search: SearchOptions) -> Path | Non
 
 
 def evaluated_by_search(options: DistillOptions) -> Path | None:
-    """Return the file with what the task of the search is evaluated on; None if it had none."""
+    """Return the file with the texts on which the task of the search is evaluated; None if it had no task."""
     file = expanded(options.run) / EVALUATED
     return file if file.exists() else None
 
@@ -277,7 +278,7 @@ def _has_another_task(options: DistillOptions, search: SearchOptions) -> bool:
 
 
 def _without(options: DistillOptions, search: SearchOptions) -> str | None:
-    """Return the file with texts to leave out: what was asked for, or what the task is evaluated on."""
+    """Return the file with texts to leave out: the one that was named, or that of the evaluated texts."""
     file = evaluated_file(options, search)
     if file is None:
         return options.corpus.without or search.corpus.without
@@ -285,7 +286,7 @@ def _without(options: DistillOptions, search: SearchOptions) -> str | None:
 
 
 def searched_text(search: SearchOptions) -> dict[str, Any]:
-    """Return what text a search distils on, as arguments of ``load_corpus``; of the embedded corpus, all there is."""
+    """Return the text of a search as arguments of ``load_corpus``; for the embedded corpus, all its text."""
     corpus = search.corpus
     return {
         "source": "demo:all" if corpus.source == "demo" else corpus.source,

@@ -37,25 +37,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableInspectOptions:
-    """List the tables of the package, or tell what one holds, how noisy it is and how hard to search."""
+    """List the tables of the package, or show the content of one, its noise and how hard it is to search."""
 
     table: tyro.conf.Positional[str | None] = None
     """Name of a table of the package, or an npz file of a table, an external table or a surrogate. A table with
-    settings is a task of kdnas bench, such as NAME:speedup=8, and its hardness that among the students that keep the
+    settings is a task of kdnas bench, such as NAME:speedup=8; its hardness then covers only students within the
     limits."""
     to: str | None = None
     """Draw its students to this PNG, SVG or PDF file: loss against latency."""
     surrogate: bool = False
-    """Judge the surrogate that is fitted to it, by students it has not seen; takes some seconds."""
+    """Evaluate the surrogate that is fitted to it, on students outside its fit; takes some seconds."""
     against: tuple[str, ...] = ()
-    """Other tables or tasks of the same space: how alike their rewards and their best students are."""
+    """Other tables or tasks of the same space, to compare rewards and best students with."""
     points: int = 5_000
     """Number of sampled points of a surrogate's space for the report of hardness."""
     searches: int = 0
-    """Search it so often with a random forest, and with a Gaussian process (extras forest and optuna), and tell how
+    """Number of searches with a random forest and with a Gaussian process (extras forest and optuna), to measure how
     many evaluations they need; takes minutes."""
     budget: int = 200
-    """Evaluations of such a search."""
+    """Number of evaluations per search."""
     json: str | None = None
     """JSON file for all figures."""
 
@@ -73,7 +73,7 @@ class TableInspectOptions:
 
 
 LEAST_AGREEMENT = 0.95
-"""Kendall's tau between seeds below which a table hardly tells its best students apart."""
+"""Kendall's tau between seeds, below which a table hardly separates its best students."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Inspection:
     Attributes:
         source: The table.
         sha256: Its checksum (hex).
-        task: How its students are rewarded, and the limits that they have to keep; None: as by default.
+        task: Reward and limits of its students; None for the default.
     """
 
     source: Table
@@ -102,7 +102,7 @@ class Inspection:
 
     @property
     def best(self) -> Evaluation | None:
-        """The student of the highest reward that keeps the limits; None if no student has both loss and latency."""
+        """The student with the highest reward within the limits; None if no student has both loss and latency."""
         if self.task is not None and self.task.limits:
             truth = Truth.of_table(self.task, self.source)
             config = truth.space.decode(truth.space.from_index(int(truth.index[truth.reward.argmax()])))
@@ -117,7 +117,7 @@ class Inspection:
         return hardness(self.source, np.random.default_rng(0), task=self.task)
 
     def against(self, other: str) -> dict[str, Any]:
-        """Return how alike another task of the same space is; see :func:`kdnas_env.bench.structure.compare_tasks`.
+        """Compare it with another task of the same space; see :func:`kdnas_env.bench.structure.compare_tasks`.
 
         Args:
             other: Name or npz file of its table, with settings as in ``NAME:speedup=8``.
@@ -138,9 +138,9 @@ class Inspection:
         See :func:`kdnas_env.bench.needs.evaluations_needed`.
 
         Args:
-            searches: Searches of each model.
-            budget: Evaluations of a search.
-            progress: Receives what is done.
+            searches: Number of searches per model.
+            budget: Number of evaluations per search.
+            progress: Receives the progress.
 
         Raises:
             KDNASError: If a model is not installed.
@@ -156,7 +156,7 @@ class Inspection:
 
     @cached_property
     def surrogate(self) -> dict[str, Any]:
-        """How good the surrogate is that is fitted to it, by students that it has not seen; takes some seconds.
+        """Accuracy of the surrogate that is fitted to it, on students outside the fit; takes some seconds.
 
         Raises:
             TableError: If the table has too few students.
@@ -174,11 +174,11 @@ class Inspection:
         return _agreement(self.source)
 
     def measured(self, device: int) -> int:
-        """Return how many students have a latency on a device."""
+        """Return the number of students with a latency on a device."""
         return int(np.isfinite(self.source.latencies[:, device]).all(axis=-1).sum())
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row a student: its choices, mean loss and latency, parameters, and reward."""
+        """Return one row per student: its choices, mean loss and latency, parameters, and reward."""
         return [
             {
                 **student.config.to_dict(),
@@ -204,9 +204,9 @@ class Inspection:
         """Return all figures as plain data.
 
         Args:
-            surrogate: Whether to add those of the surrogate.
-            searches: What :meth:`searches` returned; left out if there is nothing.
-            against: What :meth:`against` returned for each other task; left out if there is nothing.
+            surrogate: Whether to include those of the surrogate.
+            searches: Result of :meth:`searches`; left out if empty.
+            against: Results of :meth:`against`, one per other task; left out if empty.
         """
         meta = self.source.metadata
         figures: dict[str, Any] = {
@@ -231,7 +231,7 @@ class SurrogateInspection:
     Attributes:
         source: The surrogate.
         sha256: Checksum of its file (hex).
-        task: The file, how its students are rewarded, and the limits that they have to keep.
+        task: The file, with reward and limits of its students.
     """
 
     source: Surrogate
@@ -239,15 +239,15 @@ class SurrogateInspection:
     task: Task
 
     def hardness(self, *, against: Sequence[str] = (), points: int = 5_000) -> dict[str, Any]:
-        """Return how hard its space is to search, by random points that are the same in every call.
+        """Estimate how hard its space is to search from random points, which are the same in every call.
 
         Args:
-            against: Other tasks of the space that it is compared with.
-            points: Points that are drawn.
+            against: Other tasks of the space, to compare it with.
+            points: Number of points.
 
         Returns:
-            What :func:`kdnas_env.bench.structure.describe_rewards` says, and ``against``, a list of what
-            :func:`kdnas_env.bench.structure.compare_tasks` does.
+            The result of :func:`kdnas_env.bench.structure.describe_rewards`, and under ``against`` a list of the
+            results of :func:`kdnas_env.bench.structure.compare_tasks`.
 
         Raises:
             KDNASError: If a task is malformed or of another space.
@@ -271,7 +271,7 @@ class ExternalInspection:
 
     @property
     def best(self) -> tuple[Any, float]:
-        """The candidate of the best training, and its score."""
+        """The candidate with the best training, and its score."""
         space, best = self.source.space, int(self.source.score.argmax())
         return space.decode(space.from_index(int(self.source.index[best]))), float(self.source.score[best])
 
@@ -301,7 +301,7 @@ def inspect_table(name: str | os.PathLike[str]) -> AnyInspection:
         KDNASError: If the task is malformed, or no student keeps its limits.
     """
     text = os.fspath(name)
-    # A file may have a name that no task can have.
+    # The name of a file may contain a colon, which separates the settings of a task.
     task = None if os.path.exists(text) and ":" in text else Task.parse(text)
     table = text if task is None else task.table
     if is_external(table):
@@ -313,10 +313,10 @@ def inspect_table(name: str | os.PathLike[str]) -> AnyInspection:
 
 
 def check_asked(options: TableInspectOptions, inspection: AnyInspection) -> None:
-    """Refuse figures that a surrogate or an external table does not have.
+    """Refuse requests for figures that a surrogate or an external table does not have.
 
     Raises:
-        TableError: If one is asked for.
+        TableError: If such a figure is requested.
     """
     drawn_or_judged = options.to or options.surrogate or options.searches
     if isinstance(inspection, ExternalInspection) and (drawn_or_judged or options.json or options.against):

@@ -1,4 +1,4 @@
-"""What is installed: agents and what they can do, packages, devices, and whether the embedded default loads."""
+"""Reports on the installation: agents and their capabilities, packages, devices, and the embedded default."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HEADINGS = {
 
 @dataclass(frozen=True)
 class AgentsOptions:
-    """List the installed agents, what they can do and, by name, their settings."""
+    """List the installed agents and their capabilities, or the settings of one agent."""
 
     name: str | None = None
     """Show the settings of this agent instead."""
@@ -37,17 +37,17 @@ class AgentsOptions:
 
 @dataclass(frozen=True)
 class DoctorOptions(CacheOption):
-    """Say what is installed, which devices there are, and whether the embedded teacher and corpus load."""
+    """Report packages, agents and devices, and whether the embedded teacher and corpus load."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was looked at.
+    """Result of one check of the installation.
 
     Attributes:
-        what: What it is.
+        what: What was checked.
         state: ``ok``, ``missing`` (optional) or ``broken``.
-        detail: What was found, and what to do.
+        detail: The result, and what to do.
     """
 
     what: str
@@ -57,10 +57,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is installed, and whether it works.
+    """Results of all checks of the installation.
 
     Attributes:
-        findings: All that was looked at.
+        findings: Results of the checks.
     """
 
     findings: tuple[Finding, ...]
@@ -81,26 +81,26 @@ class Diagnosis:
         return any(finding.what == "agents" and finding.state != "ok" for finding in self.findings)
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row a finding."""
+        """Return one row per finding."""
         return [{"what": finding.what, "state": finding.state, "detail": finding.detail} for finding in self.findings]
 
 
 def diagnose(cache_dir: str | None = None) -> Diagnosis:
-    """Look at what is installed, which devices there are, and whether the embedded teacher and corpus load.
+    """Check packages, agents and devices, and whether the embedded teacher and corpus load.
 
     Args:
-        cache_dir: Folder of the teacher's hidden states, to see whether it can be written; None for the user's.
+        cache_dir: Cache folder of the teacher's hidden states, to check that it is writable; None for the default.
     """
     return Diagnosis(tuple(_findings(cache_dir)))
 
 
 def capability_rows(names: list[str]) -> list[list[str]]:
-    """Return a table of agents and what they can do, read off their classes; the first row holds the headings."""
+    """Return a table of agents and their capabilities, read from their classes; the first row holds the headings."""
     rows = [["Agent", *_HEADINGS.values()]]
     for name in names:
         try:
             capabilities = agent_class(name).capabilities
-        except KDNASError:  # of another package, which shall not hide the rest
+        except KDNASError:  # an agent of another package must not hide the others
             rows.append([name, "cannot be used; kdnas doctor says why", *[""] * (len(_HEADINGS) - 1)])
             continue
         values = [getattr(capabilities, field) for field in _HEADINGS]
@@ -131,7 +131,7 @@ class AgentSetting:
 
 
 def agent_settings(name: str) -> tuple[str, list[AgentSetting]]:
-    """Return what an agent is, in a sentence, and its settings.
+    """Return a one-sentence description of an agent, and its settings.
 
     Raises:
         KDNASError: If there is no such agent.
@@ -165,13 +165,13 @@ def _findings(cache_dir: str | None) -> Iterator[Finding]:
 
 
 def _extras() -> list[str]:
-    """Return the extras, but for that of the tests, and those that only stand for others."""
+    """Return the extras, except ``test`` and those that only include others."""
     extras = metadata("kdnas").get_all("Provides-Extra", [])
     return [name for name in extras if name != "test" and any(needed.name != "kdnas" for needed in _declared(name))]
 
 
 def _declared(extra: str | None = None) -> list[Requirement]:
-    """Return what kdnas declares to need, or what an extra of it brings on top."""
+    """Return the requirements of kdnas, or those that an extra adds."""
     declared = [Requirement(text) for text in requires("kdnas") or ()]
     base = [needed for needed in declared if needed.marker is None or needed.marker.evaluate({"extra": ""})]
     if extra is None:
@@ -207,7 +207,7 @@ def _checked(what: str, look: Callable[[], str]) -> Finding:
 
 
 def _agents() -> list[Finding]:
-    """Return which agents can be made, and why others cannot, those with one reason together."""
+    """Return findings on the agents, grouped by the error that prevents their use; usable agents form one group."""
     reasons: dict[str, list[str]] = {}
     for name in agent_names():
         try:

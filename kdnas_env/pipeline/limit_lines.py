@@ -1,4 +1,4 @@
-"""Limits beside what was measured, in numbers and in words."""
+"""Limits and the measured values, as numbers and as text."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ _WORDS = {
     "parameters": ("parameters of the encoder", "{:,.0f}", "{:,.0f}"),
     "keep": ("teacher's score kept", "{:.1%}", "{:.1%}"),
 }
-"""What a limit is called, and how what was measured and what was asked for are written."""
+"""For each limit: its title, the format of a measured value, and the format of the limit."""
 
 _OF_VECTORS = {
     "overlap": "same 10 nearest texts",
     "overlap_in_teachers": "same, in teacher's index",
     "recall_in_teachers": "nearest, in teacher's index",
 }
-"""Scores of vectors beside the correlation, by their names in :class:`kdnas_env.tasks.vector_scores.EmbeddingScore`."""
+"""Titles of the scores of vectors other than the correlation, by field of
+:class:`kdnas_env.tasks.vector_scores.EmbeddingScore`."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """What was asked for and what was measured; plain data.
+    """A limit and the measured value; plain data.
 
     Attributes:
         limit: One of the limits of :class:`kdnas_env.core.constraints.Constraints`.
         asked: The limit; None where none was set.
-        measured: What was measured.
-        low: Lower bound of its 95 % interval; None where it has none.
+        measured: The measured value, in the unit of the limit.
+        low: Lower bound of its 95 % interval; None if it has no interval.
         high: The upper bound.
-        split: Split that it was measured on; None for what does not depend on text.
-        chooses: Whether candidates give way to others by it. What is scored chooses nothing.
-        called: What is measured, in words; None for what the limit is called.
+        split: Split on which it was measured; None for values that do not depend on text.
+        chooses: Whether the limit is used to choose between candidates. Limits on scored splits are not.
+        called: Title of the measured value; None: the title of the limit.
     """
 
     limit: str
@@ -56,7 +57,7 @@ class Line:
 
     @property
     def excess(self) -> float:
-        """By how much the limit is broken, relative to it; 0 where it is kept or not set."""
+        """Relative excess over the limit; 0 if it is kept or not set."""
         if self.asked is None:
             return 0.0
         return max(0.0, float(excess(self.limit, self.asked, max(self.measured, LEAST_QUALITY))))
@@ -68,7 +69,7 @@ class Line:
 
     @property
     def cells(self) -> tuple[str, str, str, str, str]:
-        """What is measured, what was asked for, what was measured, its interval, and whether it is kept, in words."""
+        """Title, limit, measured value, its interval, and whether the limit is kept, as text."""
         name, value, _ = _WORDS[self.limit]
         name = self.called or name
         return (
@@ -80,12 +81,12 @@ class Line:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, and whether the limit is kept, as plain data."""
+        """Return the fields as plain data, and whether the limit is kept."""
         return {**asdict(self), "kept": self.kept}
 
 
 def asked_in_words(limits: Constraints) -> tuple[str, ...]:
-    """Return the limits that are set, in words."""
+    """Return a description of each limit that is set."""
     words = {name: f"{_WORDS[name][0]} {_asked(name, getattr(limits, name))}" for name in limits.names}
     return tuple(f"{line} ({limits.format})" if name == "size_mb" else line for name, line in words.items())
 
@@ -95,10 +96,10 @@ def _asked(limit: str, value: float) -> str:
 
 
 def score_rows(measured: Measured) -> list[tuple[str, ...]]:
-    """Return rows like :attr:`Line.cells`: what else tells how good it is.
+    """Return further scores as rows like :attr:`Line.cells`.
 
-    Of a classifier the scores of student, teacher and the one answer to all texts; of an embedding model those of its
-    vectors.
+    For a classifier: the scores of student, teacher and a constant answer. For an embedding model: the scores of
+    its vectors.
     """
     rows: list[tuple[str, ...]] = []
     for name, words in _OF_VECTORS.items() if measured.vectors is not None else ():
@@ -115,14 +116,14 @@ def score_rows(measured: Measured) -> list[tuple[str, ...]]:
 def plain_lines(
     limits: Constraints, speedup: float, latency_ms: float, size_mb: float, parameters: int
 ) -> tuple[Line, ...]:
-    """Return the lines of all limits but that of the quality.
+    """Return the lines of all limits except that of the quality.
 
     Args:
-        limits: What was asked for.
+        limits: The limits.
         speedup: Speed of the student, as a multiple of the teacher's.
-        latency_ms: Milliseconds of a pass.
-        size_mb: Megabytes (1e6 bytes) of its file.
-        parameters: Its parameters.
+        latency_ms: Latency of a pass, in milliseconds.
+        size_mb: Size of its file, in megabytes (1e6 bytes).
+        parameters: Number of its parameters.
     """
     asked = {name: getattr(limits, name) for name in limits.names}
     measured = {

@@ -40,7 +40,7 @@ class SeedOption:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOption:
-    """Base of options that say where models are run."""
+    """Base of options with a device."""
 
     device: str | None = None
     """Device of the models: cpu, cuda or cuda:1; by default a GPU if there is one."""
@@ -48,7 +48,7 @@ class DeviceOption:
 
 @dataclass(frozen=True, kw_only=True)
 class ThreadsOption:
-    """Base of options that say how many threads train."""
+    """Base of options with a number of training threads."""
 
     threads: int | None = None
     """Threads for training; by default all. Recorded, because the last digits of the results depend on it."""
@@ -56,7 +56,7 @@ class ThreadsOption:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheOption:
-    """Base of options that say where the teacher's hidden states are kept."""
+    """Base of options with a cache folder."""
 
     cache_dir: str | None = None
     """Cache folder of the teacher's hidden states."""
@@ -64,12 +64,12 @@ class CacheOption:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(DeviceOption, ThreadsOption, CacheOption):
-    """Base of the options of what trains."""
+    """Base of the options of commands that train."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutOption:
-    """Base of options that say which folder the results go to."""
+    """Base of options that name the run folder."""
 
     out: str | None = None
     """Run folder, created if it does not exist; by default a new one under runs."""
@@ -85,7 +85,7 @@ class RunOptions(OutOption):
 
 @dataclass(frozen=True)
 class LimitOptions(Constraints):
-    """What a student has to keep: at least 5 times the teacher's speed, unless another limit of speed is set."""
+    """Limits on students: at least 5 times the teacher's speed, unless another limit of speed is set."""
 
     speedup: float = 5.0
     """Minimum speed-up of a student over the teacher; 0 for no limit."""
@@ -135,8 +135,8 @@ class CorpusOptions(SourceOptions):
     heldout_fraction: float = 0.1
     """Share of the sentences held out to measure the loss."""
     without: str | None = None
-    """File with texts to leave out, whatever their case, such as those that students are tested on; with a task, those
-    that it is validated and tested on, if the text is not the embedded one."""
+    """File with texts to leave out, ignoring case, such as test texts; with a task and a text that is not embedded, by
+    default the validation and test texts of the task."""
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
@@ -145,7 +145,7 @@ class CorpusOptions(SourceOptions):
 
 @dataclass(frozen=True)
 class TaskOptions(OwnTask):
-    """The task that a student is for, and how a task of your own is laid out."""
+    """The task of a student, and the layout of your own task."""
 
     PATHS: ClassVar[tuple[str, ...]] = tuple(
         f"task.{name}" for name in ("name", "data", "unlabelled", "validation_file", "test_file")
@@ -153,21 +153,21 @@ class TaskOptions(OwnTask):
     NO_PATHS: ClassVar[Collection[str]] = (*TASKS, EMBEDDING, NO_TEXT)
 
     name: str | None = None
-    """rotten_tomatoes, imdb, a task of GLUE, or your own: a file (csv, tsv, jsonl, parquet), a folder with a file a
+    """rotten_tomatoes, imdb, a task of GLUE, or your own: a file (csv, tsv, jsonl, parquet), a folder with one file per
     split, or a dataset of the hub; or embedding: vectors like the teacher's. --task NAME is short for it."""
     data: str | None = None
     """Folder that holds GLUE, in the layout of the hub or the original one; by default the hub."""
     teachers: int = 1
-    """Teachers that are fine-tuned on the task, whose logits are averaged; a checkpoint with a head for these labels
-    teaches as it is, if it is to be the only one."""
+    """Number of teachers that are fine-tuned on the task; their logits are averaged. With one teacher, a checkpoint
+    with a head for these labels is used without fine-tuning."""
     teacher_rates: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Learning rates that are tried for the teacher, as multiples of the default; the best on what settings are chosen
-    on is taken. One spares two of three fine-tunings."""
+    """Learning rates that are tried for the teacher, as multiples of the default; the best on held-out text is
+    used. A single rate saves two of three fine-tunings."""
     teacher_epochs: int | None = None
     """Passes over the labelled text when the teacher is fine-tuned; by default 3, and 5 on mrpc and wnli."""
     unlabelled: str | None = None
-    """Text of the domain without labels, which the teacher labels: a file, a folder or a dataset of the hub, or none;
-    by default demo:all for the embedded tasks, the text of the student for embedding, and none for others."""
+    """Unlabelled text of the domain, which the teacher labels: a file, a folder or a dataset of the hub, or none; by
+    default demo:all for the embedded tasks, the text of the student for embedding, and none for others."""
     unlabelled_samples: int = 30_000
     """Maximum number of these texts, drawn at random."""
     epochs: int | None = None
@@ -175,10 +175,10 @@ class TaskOptions(OwnTask):
     max_length: int = 128
     """Maximum length in tokens; longer sequences are truncated."""
     dropout: float | None = None
-    """Dropout of the student while it learns the task; by default that of its configuration, mostly 0.1."""
+    """Dropout of the student while it learns the task; by default that of its configuration, usually 0.1."""
     seed: int | None = None
-    """Seed of the teacher and of the draw from text without labels; by default that of the student. Name it to have
-    students of several seeds learn from one teacher."""
+    """Seed of the teacher and of the draw of unlabelled text; by default that of the student. Set it, so that students
+    of several seeds learn from one teacher."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -189,7 +189,7 @@ class TaskOptions(OwnTask):
 
     @property
     def own(self) -> OwnTask:
-        """How it is laid out, if it is one of your own."""
+        """Layout of the task, if it is your own."""
         return OwnTask(**{field.name: getattr(self, field.name) for field in fields(OwnTask)})
 
     @property
@@ -226,7 +226,7 @@ class TaskOptions(OwnTask):
 
 @dataclass(frozen=True)
 class SpaceOptions:
-    """Which students are searched."""
+    """The search space."""
 
     file: str | None = None
     """YAML or JSON file with the choices of each dimension, or joint for the space of that name; by default derived."""
@@ -254,7 +254,7 @@ class TimedPassOptions:
 
 @dataclass(frozen=True)
 class LatencyOptions(TimedPassOptions):
-    """How students are timed beside the teacher."""
+    """How students and teacher are timed."""
 
     runtime: str = "torch"
     """torch, onnxruntime, onnxruntime-int8, or analytic (a model of a reference machine: equal runs, equal results)."""
@@ -272,8 +272,8 @@ class RewardOptions:
     loss: str | None = None
     """heldout (unexplained variance), heldout_raw or train_raw; by default heldout, for recipe kd-nas train_raw."""
     quality: Literal["imitation", "task"] = "imitation"
-    """What a student is rewarded for: imitation of the teacher's states, or the task (--task), on which it is tried
-    after a short training on the soft labels of the task's teacher."""
+    """Quality in the reward: imitation of the teacher's states, or the task (--task), measured after a short training
+    on the soft labels of the task's teacher."""
 
 
 IN_PLACE = "with `resume`; a run is resumed in its own folder"
@@ -292,7 +292,7 @@ def unconfigured(source: str | None) -> dict[str, str]:
 
 
 def task_field(kind: type[Any]) -> str | None:
-    """Return the option of a command that ``task`` alone stands for: the name of the task; None if it has no tasks."""
+    """Return the option that ``task`` is short for: the name of the task, or ``tasks``; None without tasks."""
     hints = get_type_hints(kind)
     return "tasks" if "tasks" in hints else "task.name" if hints.get("task") is TaskOptions else None
 
@@ -346,7 +346,7 @@ def options_of(kind: type[OptionsT], settings: Mapping[str, Any], **first: Any) 
     for name, value in first.items():
         required = next(field for field in fields(kind) if field.name == name)  # type: ignore[arg-type]
         if value is None and name not in settings and required.default is required.default_factory is MISSING:
-            raise KDNASError(f"{name} is None; expected a folder, or what made it returned")
+            raise KDNASError(f"{name} is None; expected a folder, or the result of the call that made it")
     settings, short = renamed(kind, settings), task_field(kind)
     task = settings.get("task")
     if isinstance(task, str | os.PathLike) and short is not None:
@@ -369,7 +369,7 @@ def options_of(kind: type[OptionsT], settings: Mapping[str, Any], **first: Any) 
 
 
 def _merged(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with defaults for those that are not there, in groups too."""
+    """Return settings with defaults for missing ones, also within groups."""
     merged = dict(defaults)
     for name, value in settings.items():
         if isinstance(value, os.PathLike):

@@ -50,7 +50,7 @@ class Learning(Protocol):
         Args:
             student: Folder of the student.
             folder: Folder of the product.
-            progress: Receives what is done.
+            progress: Receives the progress.
         """
 
 
@@ -132,7 +132,7 @@ class Product(ABC):
             options: The distillation.
             teacher: Teacher of the students.
             seed: Seed of everything random.
-            progress: Receives what is done.
+            progress: Receives the progress.
 
         Raises:
             KDNASError: If the task or its text cannot be read.
@@ -155,8 +155,8 @@ class Product(ABC):
         """Return the function that measures the exports of a run.
 
         Args:
-            options: What was asked for.
-            progress: Receives what is done.
+            options: Settings of the run.
+            progress: Receives the progress.
         """
 
     @abstractmethod

@@ -34,7 +34,7 @@ from kdnas_env.tasks.vectors import EmbeddingTeacher, embedding_teacher
 
 
 class EmbedderProduct(Product):
-    """A student with a head to its teacher's vectors."""
+    """A student with a head for its teacher's vectors."""
 
     folder: ClassVar[str] = EMBEDDER
     marker: ClassVar[str] = MARKER
@@ -50,12 +50,12 @@ class EmbedderProduct(Product):
             raise KDNASError("`task.unlabelled` is none, but an embedding model learns from text; leave it out")
 
     def read(self, task: TaskOptions) -> None:
-        """See :meth:`Product.read`: of a text that is named, whether there is enough."""
+        """See :meth:`Product.read`. If a text is named, check that it is long enough."""
         if task.unlabelled is not None:
             _count(task, 0)
 
     def leave_out(self, options: DistillOptions, search: SearchOptions) -> None:
-        """See :meth:`Product.leave_out`: what the vectors are compared on, and what chooses the epoch."""
+        """See :meth:`Product.leave_out`: the texts on which vectors are compared, and those that choose the epoch."""
         file = options.folder / EVALUATED
         if file.exists():
             return
@@ -84,7 +84,7 @@ class EmbedderProduct(Product):
         return Opening(("task embedding: vectors like those of the teacher", f"  text: {text}, {most:,} at most"))
 
     def searched(self, options: PipelineOptions) -> TaskOptions:
-        """See :meth:`Product.searched`: none, where it is not what is rewarded, since no student of it is needed."""
+        """See :meth:`Product.searched`: no task, unless the search rewards quality on the task."""
         return options.task if options.search.reward.quality == TASK else TaskOptions()
 
     def measuring(self, options: PipelineOptions, progress: Progress) -> Measuring:
@@ -98,9 +98,7 @@ class EmbedderProduct(Product):
         def measure(model: Path, export: Path, latency: LatencySettings, beside: TeacherFiles) -> Measured:
             record = read_embedder_record(model)
             if record is None:
-                raise RunError(
-                    f"{str(model)!r} is no embedding model any more; delete its folder, and go on with the run"
-                )
+                raise RunError(f"{str(model)!r} is no embedding model any more; delete its folder, and resume the run")
             scored, choosing = held_out_texts(record, str(model))
             return measure_embedder(
                 export,
@@ -130,9 +128,9 @@ class EmbedderProduct(Product):
 
 
 def _count(task: TaskOptions, seed: int) -> int:
-    """Return how many different texts of the source that is named a student is trained on.
+    """Return the number of different texts of the named source on which a student is trained.
 
     Raises:
-        KDNASError: If it cannot be read, or has too few.
+        KDNASError: If the source cannot be read, or has too few texts.
     """
     return len(split_texts(draw_text(*text_of(task, {}), seed), settings_of(task), seed)[2])

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 PAGE = "race.html"
 
 _NAMED = 3
-"""Tasks that a line of progress names; of more it says how many."""
+"""Maximum number of tasks that a line of progress names; above it, the line shows their number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchesOptions(OutOption):
-    """Base of the options of what runs many searches of agents."""
+    """Base class of options for commands that run many searches of agents."""
 
     agents: tuple[str, ...] = ("random", "local-search", "evolution", "lstm", "optuna")
     """Agents, each as NAME or NAME:SETTING=VALUE,..., such as optuna:sampler=gp; `kdnas agents` lists them."""
@@ -54,7 +54,7 @@ class SearchesOptions(OutOption):
             check_whole(name, getattr(self, name), at_least=1)
 
     def placed(self, name: str) -> tuple[Path, dict[str, Any]]:
-        """Return the folder, and the options, by name, of a call that goes on in it."""
+        """Return the folder, and the options by name of a call that resumes in it."""
         folder = new_run_path(name) if self.out is None else expanded(self.out)
         here = replace(self, out=str(folder))
         return folder, non_defaults(here, [field.name for field in fields(here) if field.default is not MISSING])
@@ -62,30 +62,31 @@ class SearchesOptions(OutOption):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions(SearchesOptions):
-    """Race agents on tables of evaluations: regret, intervals, tests and pictures. Run it again to go on or add agents.
+    """Race agents on tables of evaluations: regret, intervals, tests, pictures. Run it again to resume or add agents.
 
-    A table answers in microseconds what distillation would find in minutes.
+    A table answers in microseconds what a distillation would measure in minutes.
     """
 
     tasks: tuple[str, ...] = ("rotten-tomatoes",)
     """Tables, each as NAME or FILE.npz, or with settings: NAME:alpha=-0.2,device=torch; kdnas table inspect lists them.
-    FILE.npz may be a surrogate of kdnas table fit as well, all students of which are listed first, in a minute or two.
+    FILE.npz may also be a surrogate of kdnas table fit; the race first lists all its students, in a minute or two.
     Settings are alpha, beta, loss, device, epochs, duplicates, and seed: sample (noisy), mean, or one of the table.
-    Limits are set likewise, NAME:speedup=8,keep=0.6 (also latency_ms, size_mb, parameters, format): regret is then that
-    among students that keep them. With constraints=cost the reward is left alone, with infeasible=charge a student that
-    breaks a limit costs an evaluation."""
+    Limits are set likewise, NAME:speedup=8,keep=0.6 (also latency_ms, size_mb, parameters, format): the optimum is then
+    the best student within the limits. With constraints=cost, limits do not change the reward. With infeasible=charge,
+    a student that breaks a limit costs an evaluation."""
     budget: float = 100
     """Budget of each search, in --budget-unit."""
     budget_unit: str = "evaluations"
-    """evaluations, epochs, or seconds as they would be."""
+    """evaluations, epochs, or seconds as the table gives them."""
     simulated_workers: int | None = None
-    """Evaluations at a time on a simulated clock, for agents with ask and tell; by default rounds as agents like."""
+    """Number of simulated workers, for agents with ask and tell; by default, agents search in rounds of their own
+    size."""
     decision_time: str = "zero"
-    """Of a simulation, what a decision costs: zero, measured, or seconds."""
+    """Time that each decision takes in the simulation: zero, measured, or seconds."""
     submissions: tuple[str, ...] = ()
-    """Files of kdnas bench submit: agents of others, whose searches are replayed and stand beside those of the race."""
+    """Files of kdnas bench submit: agents of others, whose searches are replayed and join the comparison."""
     reference: str | None = None
-    """Agent that the others are tested against; by default random, if it is there, else the first."""
+    """Agent that the others are tested against; by default random if it is in the race, else the first."""
     repetitions: int = 2000
     """Number of bootstrap repetitions."""
 
@@ -98,7 +99,7 @@ class BenchOptions(SearchesOptions):
         return {} if self.simulated_workers else {"decision_time": "without `simulated_workers`: there is no clock"}
 
     def to_race(self) -> races.Race:
-        """Return the race that is asked for.
+        """Return the race that the options describe.
 
         Raises:
             KDNASError: If an agent, task or number is malformed.
@@ -121,11 +122,12 @@ class BenchOptions(SearchesOptions):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RaceResults(Finished):
-    """A race and what came of it.
+    """A race and its results.
 
     Attributes:
         path: Its folder.
-        summary: What :func:`kdnas_env.bench.summary.summarise` says. Its first view is of all tasks, others of one.
+        summary: Result of :func:`kdnas_env.bench.summary.summarise`. The first view covers all tasks, each other one
+            task.
     """
 
     path: Path
@@ -136,10 +138,10 @@ class RaceResults(Finished):
         return {"agents": list(self.summary["views"][0]["agents"])}
 
     def table(self, view: int = 0) -> list[dict[str, Any]]:
-        """Return a row an agent, the least regret first.
+        """Return one row per agent, lowest regret first.
 
         Args:
-            view: Which of the views; the first is of all tasks.
+            view: Index of the view; 0 covers all tasks.
         """
         standings, reference = self.summary["views"][view], self.summary["reference"]
         rows = [
@@ -168,7 +170,7 @@ class RaceResults(Finished):
         """Draw the regret of each agent over the budget.
 
         Args:
-            view: Which of the views; the first is of all tasks.
+            view: Index of the view; 0 covers all tasks.
         """
         return draw_curves(self.summary, self.summary["views"][view])
 
@@ -180,12 +182,12 @@ def race(
     progress: Progress = SILENT,
     **settings: Any,
 ) -> RaceResults:
-    """Race agents on tables, compare them, and write it down. By the same call again a race goes on.
+    """Race agents on tables, compare them, and write the results. The same call again resumes a race.
 
     Args:
         agents: The agents, each as ``NAME`` or ``NAME:SETTING=VALUE,...``; or all options.
         table: The table or tables that are searched, each by name or file.
-        progress: Receives what is done.
+        progress: Receives the progress.
         **settings: Options of :class:`BenchOptions` by name, such as ``budget=50``, ``seeds=10`` or ``out``.
 
     Raises:
@@ -205,10 +207,10 @@ def race(
         for task in wanted.tasks:
             progress.begin(f"preparing the optimum of {task}")
             truths.append(Truth.of(task, progress.advance))
-        for truth in truths:  # a budget that leaves no regret is told before anything runs
+        for truth in truths:  # reject a budget that leaves no regret before anything runs
             regrets_of(truth.best, truth, wanted.budget, wanted.simulated_workers or 1)
         if options.submissions:
-            progress.begin("replaying what was submitted")
+            progress.begin("replaying the submissions")
         guests, submitted = join(options.submissions, wanted, truths, progress.advance)
         reference = _reference(options.reference, [*own, *submitted])
         tasks = ", ".join(map(str, wanted.tasks)) if len(wanted.tasks) <= _NAMED else f"{len(wanted.tasks)} tasks"
@@ -228,8 +230,8 @@ def race(
 def write_race(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write the results of a race, its page and its pictures into its folder.
 
-    Pictures are PNG, SVG and PDF, the standings a LaTeX table as well; of the first view without, of others with its
-    number.
+    Pictures are PNG, SVG and PDF files. The standings are also a LaTeX table. File names of views after the first end
+    in the number of the view.
 
     Raises:
         RunError: If a file cannot be written.
@@ -252,7 +254,7 @@ def write_race(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _reference(wanted: str | None, agents: Sequence[str]) -> str | None:
-    """Return the name that the race has of the reference."""
+    """Return the name of the reference in the race."""
     if wanted is None or wanted in agents:
         return wanted
     name = str(AgentSpec.parse(wanted))

@@ -1,4 +1,4 @@
-"""From a teacher's name to distilled, scored and exported students, in one run folder."""
+"""The run of all stages: search, distillation, scores and export in one run folder."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def run(
     on_result: Report = lambda result: None,
     **settings: Any,
 ) -> PipelineRun:
-    """Search, distill, score and export in one run folder; with a task, up to a classifier or an embedding model.
+    """Search, distill, score and export in one run folder; with a task, make a classifier or an embedding model.
 
-    What is done already is not done again. An interrupted run (Ctrl-C, SIGTERM, SIGKILL) goes on with ``resume``,
-    within the stage where it stopped.
+    Finished work is not repeated. ``resume`` resumes an interrupted run (Ctrl-C, SIGTERM, SIGKILL) within the stage
+    where it stopped.
 
     Args:
         teacher: Name or folder of the teacher, ``demo`` by default; or all options.
-        progress: Receives what is done.
-        on_result: Called with what came of each stage as it is done.
+        progress: Receives the progress.
+        on_result: Called with the result of each stage when the stage ends.
         **settings: Options of :class:`PipelineOptions` by name, such as ``search={"budget": 32}``, ``task="my.csv"``,
             ``task="embedding"``, ``limits={"speedup": 8, "size_mb": 10, "keep": 0.97}`` or ``resume``.
 
@@ -96,7 +96,7 @@ def run(
             save_figure(done.plot(), work_on.path / PICTURE)
         try:
             write_text(work_on.path / REPORT, done.report().to_html())
-        except KDNASError as error:  # a finished run can be seen again where its teacher is not there any more
+        except KDNASError as error:  # a finished run can be seen again without its teacher
             progress.say(f"{REPORT} was not written: {error}", "warning")
     return done
 
@@ -105,7 +105,7 @@ def place_products(run: Path, product: Product, best: Candidate | None) -> dict[
     """Copy the product of the chosen candidate, and its export, into the run folder; each completely or not at all.
 
     They are copies, because archives and some file systems lose links. The folders of the candidates stay, so that a
-    run can go on with more candidates.
+    run can be resumed with more candidates.
 
     Args:
         run: The run folder, which no other process writes to.
@@ -143,7 +143,7 @@ def _check_whole(folder: Path, recorded: Mapping[str, str] | None) -> None:
     if changed:
         raise ExportError(
             f"{str(folder)!r} is not what was measured: {changed[0]!r} is missing or has changed; restore it, or "
-            "delete the folder of this candidate, and go on with the run"
+            "delete the folder of this candidate, and resume the run"
         )
 
 

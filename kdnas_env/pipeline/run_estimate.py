@@ -1,4 +1,4 @@
-"""How long the rest of a run with a task takes, from what was timed in it."""
+"""Estimates the remaining time of a run with a task from its timed steps."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from kdnas_env.tasks.specs import TaskData
 from kdnas_env.tasks.splits import choosing_splits
 
 _LABELLING = 1 / 3
-"""Time of a forward pass as a share of that of a step of training, which has a backward pass of twice the work."""
+"""Time of a forward pass as a share of a training step, whose backward pass takes twice as long as its forward pass."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """What is to be done for a classifier beside search and long distillation, in steps of one batch size.
+    """Work for a classifier beside search and long distillation, in training steps of one batch size.
 
     Attributes:
-        fits: Fine-tunings of the teacher.
-        fit_steps: Steps of each.
-        labelling: Forward passes of the teacher, as steps.
+        fits: Number of fine-tunings of the teacher.
+        fit_steps: Steps per fine-tuning.
+        labelling: Forward passes of the teacher, converted to training steps.
         student_steps: Steps in which the student learns the task.
     """
 
@@ -36,9 +36,9 @@ class Effort:
         """Return the effort of a task.
 
         Args:
-            options: What is asked for.
+            options: Options of the task.
             task: The task.
-            unlabelled: New texts without labels.
+            unlabelled: Number of new unlabelled texts.
         """
         training, _ = choosing_splits(task)
         batch = FinetuneSettings().batch_size
@@ -53,17 +53,17 @@ class Effort:
         )
 
     def fitting(self, done: float) -> float:
-        """Return the steps that are left of the fine-tunings.
+        """Return the remaining steps of the fine-tunings.
 
         Args:
-            done: Those that are done, with the done share of the one under way.
+            done: Number of finished fine-tunings, plus the finished share of the current one.
         """
         return max(0.0, self.fits - done) * self.fit_steps
 
 
 @dataclass
 class Timing:
-    """Seconds of a step of some work, by how far it is at which time."""
+    """Measures the seconds per step of a piece of work from reports of its progress."""
 
     since: tuple[float, int] | None = None
     seconds: float | None = None
@@ -73,7 +73,7 @@ class Timing:
         self.since = None
 
     def add(self, now: float, done: int, least: float) -> None:
-        """Take note of how far it is; of what took less time than the least, nothing is said."""
+        """Record the number of finished steps; update the estimate once at least ``least`` seconds have passed."""
         if self.since is None:
             self.since = now, done
         elif done > self.since[1] and now - self.since[0] >= least:

@@ -1,4 +1,4 @@
-"""The folder of a run of all stages: new or to go on with, and what is checked before anything is made."""
+"""Opens the folder of a run, new or resumed, after the checks that precede all work."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from kdnas_env.tasks.scores import task_metric
 from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS
 
 FINISHED = "finished"
-"""State of a stage that is done."""
+"""State of a finished stage."""
 
 NEEDS: dict[str, str] = {"distill": "search", "score": "distill", "export": "distill"}
-"""The stage that a stage takes its students from."""
+"""For each stage, the stage from which it takes its students."""
 
 _README = """# A run of `kdnas run` or `kdnas_env.run`
 
@@ -44,15 +44,15 @@ _README = """# A run of `kdnas run` or `kdnas_env.run`
 | `scores/` | their scores beside the teacher: a run of `kdnas score` |
 | `export/NAME/` | their exports, with a model card each |
 | `summary.json` | students with size, speed-up, scores, share of the teacher's score, and where their files are |
-| `report.html` | all of it on a page: open it in a browser |
+| `report.html` | all results on a page: open it in a browser |
 
-What is missing is yet to come, or was left out (`--stages`). Go on with an interrupted or failed run, or see the
-summary of a finished one again, with
+A missing file belongs to a stage that has not run yet, or was left out (`--stages`). Resume an interrupted or failed
+run, or see the summary of a finished one again, with
 
     kdnas run --resume {folder}
     kdnas_env.run(resume={path})  # in Python
 
-What a stage has finished can be used already.
+The results of finished stages can be used before the run ends.
 """
 
 _TASK_README = """# A run of `kdnas run --task` or `kdnas_env.run(task=...)`
@@ -64,19 +64,19 @@ _TASK_README = """# A run of `kdnas run --task` or `kdnas_env.run(task=...)`
 | `$product/` | the chosen $words as $library loads it |
 | `export/` | the same for ONNX Runtime, with a model card |
 | `search/` | the search: a run of `kdnas search` |
-| `candidates/1/` | the best student of the search; `2/` the next best, where the first breaks a limit; and so on |
+| `candidates/1/` | the best student of the search; `2/` the next best, if the first breaks a limit; and so on |
 | `candidates/1/distill/` | the student, and in `NAME/$product/` with a head for the task: a run of `kdnas distill` |
 | `candidates/1/export/` | the $words for ONNX Runtime, with a model card |
 | `candidates/1/measured.json` | size, speed and score of the exported file, beside the teacher's |
-| `candidates/1/contents.json` | SHA-256 of the files that were measured |
-| `summary.json` | what was asked for and what was measured, line by line, of all candidates; the one that is chosen |
-| `candidates.png` | share of the teacher's score against speed-up, in a picture |
-| `report.html` | all of it on a page: open it in a browser |
+| `candidates/1/contents.json` | SHA-256 of the measured files |
+| `summary.json` | limits and measured values of all candidates; the chosen candidate |
+| `candidates.png` | plot of the share of the teacher's score against speed-up |
+| `report.html` | all results on a page: open it in a browser |
 
-`$product/` and `export/` are copies of what lies in the folder of the chosen candidate: the first that keeps the
-limits, or else the one that comes closest.
+`$product/` and `export/` are copies from the folder of the chosen candidate: the first that keeps the limits, else the
+one with the least excess.
 
-Go on with an interrupted or failed run, see the summary of a finished one again, or try more candidates, with
+Resume an interrupted or failed run, see the summary of a finished one again, or try more candidates, with
 
     kdnas run --resume {folder} [--candidates N]
     kdnas_env.run(resume={path})  # in Python; with candidates=N for more
@@ -85,12 +85,12 @@ Go on with an interrupted or failed run, see the summary of a finished one again
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run that is worked on.
+    """A run in progress.
 
     Attributes:
         folder: Its folder.
-        options: What was asked for.
-        go_on: The call that goes on with it.
+        options: Its settings.
+        go_on: The call that resumes it.
         opening: What was read for the task of a new run.
     """
 
@@ -101,28 +101,28 @@ class OpenedRun:
 
     @property
     def product(self) -> Product | None:
-        """What it makes of its students; None without a task."""
+        """The kind of product that the run makes; None without a task."""
         return product_of(self.options.task)
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """Path of its folder."""
         return self.folder.path
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages that are wanted, in their order."""
+        """The requested stages, in order."""
         if self.options.task.name is not None:
             return ("search", CANDIDATES)
         return tuple(stage for stage in STAGES if stage in self.options.stages)
 
     def states(self) -> dict[str, str]:
-        """Return the state of every stage that was begun."""
+        """Return the state of every stage that has begun."""
         states: dict[str, str] = self.folder.read_run().get("stages", {})
         return {stage_named(name): state for name, state in states.items()}
 
     def record(self, state: str, stage: str, stage_state: str | None = None) -> None:
-        """Write down the state of the run, and that of a stage."""
+        """Record the state of the run and of a stage."""
         self.folder.record(state, stages={**self.states(), stage: stage_state or state})
 
     def at(self, stage: str) -> Path:
@@ -135,17 +135,17 @@ class OpenedRun:
         return {student.name: self.at("distill") / student.name / STUDENT for student in chosen}
 
     def placed(self, stage: str) -> dict[str, Any]:
-        """Return where a stage goes on, or begins."""
+        """Return the option that places a stage: ``resume`` with its folder if it has begun, else ``out``."""
         folder = self.at(stage)
         if (folder / CONFIG).exists():
             return {"resume": str(folder)}
-        # Killed before it wrote down what it does.
+        # Killed before it wrote its settings.
         shutil.rmtree(folder, ignore_errors=True)
         return {"out": str(folder)}
 
 
 def open_run(options: PipelineOptions) -> OpenedRun:
-    """Return the run, new or to go on with. What is cheap to check is checked before anything is made.
+    """Open a run, new or resumed. The cheap checks run before anything is written.
 
     Raises:
         KDNASError: For bad input.
@@ -158,7 +158,7 @@ def open_run(options: PipelineOptions) -> OpenedRun:
         words = {"product": product.folder, "words": product.words, "library": product.library}
         readme = Template(_TASK_README).substitute(words)
         if options.resume is None:
-            opening = product.opened(options)  # Its faults are told now, not after the search.
+            opening = product.opened(options)  # Report errors of the task now, not after the search.
     if options.resume is None:
         if options.search.reward.quality == TASK and options.task.name is None:
             raise KDNASError(
@@ -181,7 +181,7 @@ def open_run(options: PipelineOptions) -> OpenedRun:
         _check_needs(options.stages, reopened.states())
         if (reopened.at("search") / CONFIG).exists():
             write_readme(reopened.at("search"), SEARCH_README)
-        # Settings of stages that have not begun may be new.
+        # Settings of stages that have not begun may have changed.
         folder.write_options(replace(options, stages=recorded.stages))
     except BaseException:
         folder.release()
@@ -193,13 +193,13 @@ def _check_needs(stages: Sequence[str], states: Mapping[str, str]) -> None:
     for stage, needed in NEEDS.items():
         if stage in stages and needed not in stages and states.get(needed) != FINISHED:
             raise KDNASError(
-                f"the stage {stage} needs {needed}, which is not done; add it to `stages`, or go on with a run that "
+                f"the stage {stage} needs {needed}, which is not finished; add it to `stages`, or resume a run that "
                 "has it (`resume`)"
             )
 
 
 def _check_installed(options: PipelineOptions) -> None:
-    """Check now what a stage would fail without, hours later perhaps."""
+    """Check now for missing packages, because a stage would fail without them hours later."""
     if "search" in options.stages:
         check_installed(search_options(options))
     product = product_of(options.task)
@@ -226,7 +226,7 @@ def _check_families(options: PipelineOptions) -> None:
 
 
 def resuming_call(options: PipelineOptions, path: Path, stages: Sequence[str] = ()) -> str:
-    """Return the call that goes on with a run, with other stages if they are given."""
+    """Return the call that resumes a run, with other stages if they are given."""
     chosen = {"stages": stages} if stages else {}
     return call("run", resume=path, **chosen, **options.places("out", "resume"))
 

@@ -1,4 +1,4 @@
-"""The options of a run: of every stage, and of the whole."""
+"""Options of a run and of its stages."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ KindT = TypeVar("KindT")
 Stage = Literal["search", "distill", "score", "export"]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
-"""In the order they are done in; each has a group of flags of its name, and a folder (:func:`stage_folder`)."""
+"""The stages in order. Each has a group of flags with its name, and a folder (:func:`stage_folder`)."""
 
 _SCORE_FORMERLY = "glue"
 """Name of the stage ``score`` in earlier versions."""
 
 CANDIDATES = "candidates"
-"""What follows the search where there is a task: all other stages, for one student after the other."""
+"""The stage after the search in a run with a task: all other stages, for one student after the other."""
 
 
 def stage_folder(run: Path, stage: str) -> Path:
@@ -55,16 +55,16 @@ def stage_folder(run: Path, stage: str) -> Path:
 
 
 def stage_named(name: str) -> str:
-    """Return the name of a stage by a name that this or an earlier version recorded."""
+    """Return the current name of a stage that this or an earlier version recorded."""
     return "score" if name == _SCORE_FORMERLY else name
 
 
 def _set_by_run(*names: str, **values: Any) -> Callable[[type[KindT]], type[KindT]]:
-    """Make options of a command those of a stage: what the run sets in them has no flag.
+    """Turn the options of a command into those of a stage: options that the run sets have no flag.
 
     Args:
-        *names: Those options.
-        **values: More of them, with defaults that stand until the run sets them.
+        *names: Options that the run sets.
+        **values: Further such options, with their defaults.
     """
     suppress: Any = tyro.conf.Suppress
 
@@ -128,12 +128,12 @@ class ExportStage(ExportOptions):
 
 @dataclass(frozen=True)
 class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
-    """Search, distill, score and export in one run folder, which goes on where it stopped.
+    """Search, distill, score and export in one run folder, which can be resumed.
 
-    With a task: from its labels and your limits to a classifier; with the task embedding to an embedding model. The
-    best student of the search is distilled, learns the task from its teacher, and is exported; if the exported file
-    breaks a limit, the next best has its turn. --keep is the minimum share of the teacher's score; with the task
-    embedding, the minimum of Spearman's correlation with the teacher's similarities.
+    With a task, the run makes a classifier from its labels and your limits; with the task embedding, an embedding
+    model. The best student of the search is distilled, learns the task from its teacher, and is exported. If the
+    exported file breaks a limit, the next best student follows. --keep is the minimum share of the teacher's score;
+    with the task embedding, the minimum of Spearman's correlation with the teacher's similarities.
 
     Without flags: the embedded teacher (all-MiniLM-L6-v2) and corpus, 16 students searched that are at least 5 times as
     fast as the teacher, the best distilled on 12,000 samples for 3 epochs, scored on rotten_tomatoes beside the teacher
@@ -161,9 +161,9 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     task: TaskOptions = field(default_factory=TaskOptions)
     limits: Annotated[LimitOptions, tyro.conf.arg(name="")] = field(default_factory=LimitOptions)
     candidates: int = 3
-    """With a task: students that are tried at most, until an exported file keeps the limits."""
+    """With a task: maximum number of students that are tried, until an exported file keeps the limits."""
     family: tuple[Family, ...] = ("best",)
-    """Whose best student is distilled, scored and exported: best of all, of a family, or of every family that was
+    """Which best student is distilled, scored and exported: best of all, of a family, or of every family that was
     searched (all); see --search.space.families."""
     stages: tuple[Stage, ...] = STAGES
     """Stages to run. Finished stages are not repeated."""
@@ -183,7 +183,7 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What all stages that train have in common."""
+        """Options that all training stages share."""
         return {name: getattr(self, name) for name in ("seed", "device", "threads", "cache_dir")}
 
     def ineffective(self) -> dict[str, str]:
@@ -215,7 +215,7 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         return super().from_dict({**data, "stages": names} if "stages" in data else data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what decides the outcome, as plain data; what the run sets in its stages is left out."""
+        """Return the options that determine the results as plain data, without those set by the run in its stages."""
         stages = {
             name: {
                 key: value
@@ -227,7 +227,7 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         return super().to_dict() | stages
 
     def places(self, *given: str) -> dict[str, Any]:
-        """Return the options that whoever goes on has to give again, those of stages included."""
+        """Return the options that must be given again on resuming, including those of stages."""
         nested = [
             f"{name}.{place}"
             for name in STAGES
@@ -237,7 +237,7 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         return super().places(*given) | non_defaults(self, nested)
 
     def check_unchanged(self, recorded: Self) -> None:
-        """Refuse options that differ from those a run was made with, but for stages that have not begun.
+        """Refuse options that differ from the recorded ones, except those of stages that have not begun.
 
         Raises:
             RunError: Naming every difference.

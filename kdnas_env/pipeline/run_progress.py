@@ -1,4 +1,4 @@
-"""The progress of a run: each step with its number, the time so far and the estimated time left."""
+"""Progress of a run: each step with its number, the elapsed time and the estimated remaining time."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from kdnas_env.support.progress import Progress, Tone, in_words
 from kdnas_env.tasks.teacher import FITTING, TASK_TEACHER
 
 _TELLING_SECONDS = 10.0
-"""Seconds between two estimates, and the least that is timed for one."""
+"""Seconds between two estimates, and the minimum measured time for one."""
 
 
 def announced(options: PipelineOptions, opening: Opening) -> tuple[str, ...]:
-    """Return what a run with a task is about to do, in lines.
+    """Return lines that describe a new run with a task: its task, timing and limits.
 
     Args:
-        options: What is asked for.
-        opening: What was read.
+        options: Settings of the run.
+        opening: What was read for the task.
     """
     search = search_options(options)
     latency = search.latency
@@ -38,10 +38,10 @@ def announced(options: PipelineOptions, opening: Opening) -> tuple[str, ...]:
 
 
 def going_on(options: PipelineOptions, folder: Path) -> tuple[str, ...]:
-    """Return what a run with a task goes on with, in lines; nothing of a run without one.
+    """Return lines that describe the settings of a resumed run; empty without a task.
 
     Args:
-        options: What was asked for.
+        options: Settings of the run.
         folder: Folder of the run.
     """
     if options.task.name is None:
@@ -54,17 +54,17 @@ def _limits(options: PipelineOptions) -> str:
 
 
 class StepProgress:
-    """Tells of a run: each step with its number, the time since the run began or went on, and what is left.
+    """Reports the steps of a run: number of the step, time since the run began or resumed, and remaining time.
 
-    Of a classifier, what is left of the fine-tuning of its teacher; from the long distillation on, what is left until
-    the classifier is there, since a step of the student and one of the teacher have been timed by then. Of an embedding
-    model each step tells its own time left.
+    For a classifier, the fine-tuning of its teacher shows its own remaining time. From the long distillation on, the
+    remaining time is that until the classifier is ready, because steps of student and teacher have been timed by then.
+    For an embedding model, each step shows its own remaining time.
 
     Args:
-        progress: Receives what is done.
+        progress: Receives the progress.
         steps: Names of all steps.
-        effort: What is to be done beside search and long distillation; None where that is not known.
-        since: Words after the time that was taken, which say since when.
+        effort: Work beside search and long distillation; None if unknown.
+        since: Words after the elapsed time that name its start.
         clock: Returns seconds.
     """
 
@@ -84,7 +84,7 @@ class StepProgress:
         self._timed = {FITTING: Timing(), DISTILLING: Timing()}
 
     def step(self, name: str) -> None:
-        """Say that a step begins, if it is one of them and has not begun."""
+        """Announce a step, if it is one of the steps and not the current one."""
         if name not in self._steps or name == self._step:
             return
         if self._step == TASK_TEACHER and not self._fits:
@@ -97,7 +97,7 @@ class StepProgress:
         self._progress.say(f"\n{name} ({number}){so_far}{left and ', '}{left}")
 
     def begin(self, name: str) -> None:
-        """Say that work begins."""
+        """Announce the start of a piece of work."""
         self._note = self._left = ""
         timed = self._timed if self._step == "distil" else [FITTING]
         self._work = next((work for work in timed if name.startswith(f"{work} ")), "")
@@ -122,7 +122,7 @@ class StepProgress:
                 self._tell()
 
     def note(self, text: str) -> None:
-        """Say something that changes as the work goes on."""
+        """Show a text that changes during the work."""
         self._note = text
         self._tell()
 
@@ -136,10 +136,10 @@ class StepProgress:
         return f"about {in_words(self._effort.fitting(self._fits - 1 + share) * step)} left for the task's teacher"
 
     def _left_until_classifier(self, steps: float) -> str:
-        """Return how long it takes until the classifier is there, in words; nothing where that is not known.
+        """Return the estimated time until the classifier is ready, in words; empty if unknown.
 
         Args:
-            steps: Steps that are left of the long distillation.
+            steps: Remaining steps of the long distillation.
         """
         teacher, student = self._timed[FITTING].seconds, self._timed[DISTILLING].seconds
         if self._effort is None or teacher is None or student is None:
@@ -148,9 +148,9 @@ class StepProgress:
         return f"about {in_words(seconds)} left until the classifier is there"
 
     def say(self, text: str, tone: Tone = "plain") -> None:
-        """Say something that is to be kept."""
+        """Print a line that stays."""
         self._progress.say(text, tone)
 
     def end(self) -> None:
-        """Report that the work is done and none follows yet."""
+        """Report that the work is finished and no other has begun."""
         self._progress.end()

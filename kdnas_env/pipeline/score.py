@@ -46,11 +46,11 @@ _README = """# A run of `kdnas score` or `kdnas_env.score`
 |---|---|
 | `config.json` | every setting, the seed included |
 | `run.json` | state of the run, versions, machine, fingerprints of models and tasks |
-| `cells/` | every score (row, task, seed) and latency, written as it was found; a checkpoint of an unfinished one |
+| `cells/` | every score (row, task, seed) and latency, written when measured; a checkpoint of an unfinished one |
 | `results.json` | the table: means and standard deviations over seeds, and every score |
-| `scores.png` | score against speed-up in a picture; none of exported files |
+| `scores.png` | plot of score against speed-up; not written for exported files |
 
-Files that are missing are written at the end. Go on with an interrupted run, or see a finished one again, with
+Missing files are written at the end. Resume an interrupted run, or see a finished one again, with
 
     kdnas score --resume {{folder}}
     kdnas_env.score(resume={{path}})  # in Python
@@ -65,15 +65,15 @@ class Scores(Finished):
 
     Attributes:
         path: Its run folder.
-        options: What was asked for.
+        options: Its settings.
         tasks: Names of the tasks.
         method: How models were scored.
-        seeds: Seeds per score.
+        seeds: Number of seeds per score.
         rows: Models and baselines, with means over seeds.
-        scores: Every single score.
-        vectors: How the vectors of embedding students compare with the teacher's, by row; empty where tasks are named.
-        files: What was measured of the files of exports, which have no rows.
-        means: The means of several exported classifiers, a format each.
+        scores: All single scores.
+        vectors: Agreement of the vectors of embedding students with the teacher's, by row; empty if tasks are named.
+        files: Measurements of exported files; exports have no ``rows``.
+        means: Averages over several exported classifiers, one per format.
     """
 
     path: Path
@@ -88,19 +88,19 @@ class Scores(Finished):
     means: tuple[FormatMean, ...] = ()
 
     def about(self) -> dict[str, object]:
-        """Return what is shown of it beside its folder."""
+        """Return what its representation shows beside the folder."""
         return {"tasks": list(self.tasks), "rows": [row.name for row in self.rows]}
 
     @property
     def failure(self) -> str | None:
-        """Why the model has no score at all; None if it has one."""
+        """The error, if all scores of the model failed; else None."""
         own = [score for cell, score in self.scores.items() if cell.row == "student"]
         return own[0].error if own and not any(score.ok for score in own) else None
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row a model or baseline: its size and speed, its mean score on each task, and their average.
+        """Return one row per model or baseline: size, speed, mean score on each task, and the average of the tasks.
 
-        Rows of embedding students have their scores without labels too. Of exports there is a row a file.
+        Rows of embedding students also have their scores without labels. Exports have one row per file.
         """
         from kdnas_env.pipeline.score_files import file_columns
 
@@ -119,7 +119,7 @@ class Scores(Finished):
         ]
 
     def plot(self) -> Figure:
-        """Draw the rows: score against speed-up; where no speed was measured, against parameters."""
+        """Draw the rows: score against speed-up, or against parameters if no speed was measured."""
         from kdnas_env.tasks.summary import draw_comparison
 
         title = self.tasks[0] if len(self.tasks) == 1 else f"average of {len(self.tasks)} tasks"
@@ -127,14 +127,14 @@ class Scores(Finished):
 
 
 def score(model: Students | ScoreOptions | None = None, *, progress: Progress = SILENT, **settings: Any) -> Scores:
-    """Score a model on tasks beside its teacher, what it would be without distillation, and the majority class.
+    """Score a model on tasks beside its teacher, undistilled baselines, and the majority class.
 
-    Every score is kept in a run folder as it is found; an interrupted run goes on with ``resume``.
+    Every score is saved in a run folder as soon as it is measured. ``resume`` resumes an interrupted run.
 
     Args:
-        model: Folder of a student (or of any encoder in hub layout), or a name on the hub; or what a search or a
-            distillation returned, all students of which are scored; or all options.
-        progress: Receives what is done.
+        model: Folder of a student (or of any encoder in hub layout), or a name on the hub; or the result of a search or
+            a distillation, whose students are all scored; or all options.
+        progress: Receives the progress.
         **settings: Options of :class:`ScoreOptions` by name, such as ``tasks=["rte"]``, ``seeds=1`` or
             ``resume="runs/..."``.
 
@@ -158,24 +158,24 @@ def score(model: Students | ScoreOptions | None = None, *, progress: Progress = 
     options = options_of(ScoreOptions, settings, model=model)
     threads = options.threads or torch.get_num_threads()
     options = replace(options, threads=threads)
-    # What is cheap to check is checked before a folder is made.
+    # Run the cheap checks before a folder is created.
     if options.model is None:
         raise KDNASError("no model is named; give the folder of a student, such as runs/.../student, or a hub name")
     sources = tuple(dict.fromkeys(options.tasks))
     resolve_device(options.device)
     if options.text is not None and read_embedder_record(expanded(options.model)) is None:
         raise KDNASError(
-            f"{options.model!r} is no embedding student; `text` is for their vectors (kdnas distill --task embedding)"
+            f"{options.model!r} is no embedding student; `text` applies only to those (kdnas distill --task embedding)"
         )
     latency = LatencySettings(**asdict(options.latency))
     if not (options.tasks or options.rows):
         exports = _exports(options, (options.model, *options.models))
         if exports is not None:
             return _score_files(options, exports, latency, progress)
-    task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
+    task_metric(TASKS[EMBEDDED_TASK])  # Check its availability now, not after the work.
     comparison, embedders = _comparison(options, sources)
     if is_scored_by_files(options.model):
-        progress.say("the weights in PyTorch are scored, not the exported files; leave tasks and rows out for those")
+        progress.say("the PyTorch weights are scored; to score the exported files, leave out `tasks` and `rows`")
     names = tuple(task.name for task in comparison.tasks)
     texts = [] if embedders is None or names else embedders.texts(options.text, options.seed)
     folder = _open_folder(options, comparison.method)
@@ -219,7 +219,7 @@ def _exports(options: ScoreOptions, models: Sequence[str]) -> Exports | None:
     """Open exports to ONNX for scoring; None if the first folder is no export with a record.
 
     Raises:
-        KDNASError: If they are not of one kind, or what they are scored by cannot be had.
+        KDNASError: If they are not of one kind, or their task, teacher or text is not available.
     """
     from kdnas_env.exporting.folder import EMBEDDER, TASK
     from kdnas_env.pipeline.score_classifier_files import ClassifierExports
@@ -236,7 +236,7 @@ def _exports(options: ScoreOptions, models: Sequence[str]) -> Exports | None:
 
 
 def _score_files(options: ScoreOptions, exports: Exports, latency: LatencySettings, progress: Progress) -> Scores:
-    """Score exports as they are served."""
+    """Score exports in their serving runtime."""
     folder = _open_folder(options, SERVED)
     again = call("score", resume=folder.path, **options.places("out", "resume"))
     with working(folder, again) as work, pinned_threads(options.threads or 1):
@@ -260,7 +260,7 @@ def _score_files(options: ScoreOptions, exports: Exports, latency: LatencySettin
 
 
 def _comparison(options: ScoreOptions, sources: Sequence[str]) -> tuple[Comparison, Embedders | None]:
-    """Return what is compared, and the embedding students in it if they are scored by their vectors."""
+    """Return the comparison to run, and its embedding students if they are scored by their vectors."""
     from kdnas_env.exporting.record import read_classifier_record, read_embedder_record, recorded_task
     from kdnas_env.pipeline.score_vectors import Embedders, scored_by_vectors
     from kdnas_env.tasks.comparison import CellStore, Comparison

@@ -27,10 +27,10 @@ class ClassifierExports(Exports):
     """Exported classifiers of one task.
 
     Args:
-        models: Their folders, as they were named.
+        models: Their folders, as the user named them.
         task: The task.
-        teachers: The teacher of each.
-        cache_dir: Where the teachers' soft labels are kept.
+        teachers: The teacher of each model.
+        cache_dir: Cache folder of the teachers' soft labels.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class ClassifierExports(Exports):
         """Return exported classifiers with their task and their teachers.
 
         Raises:
-            KDNASError: If one is none, they are of several tasks, or a teacher is not kept any more.
+            KDNASError: If a model is no exported classifier, they are of several tasks, or a teacher is not cached.
         """
         records = [_record(model) for model in models]
         task = recorded_task(records[0])
-        task_metric(task.spec)  # Whether it can be had, now and not after the work.
+        task_metric(task.spec)  # Check its availability now, not after the work.
         compared = records[0].task["evaluation_fingerprint"]
         other = next(
             (
@@ -72,12 +72,12 @@ class ClassifierExports(Exports):
 
     @property
     def tasks(self) -> tuple[TaskData, ...]:
-        """The task that they are scored on."""
+        """The task on which they are scored."""
         return (self._task,)
 
     @property
     def decisive(self) -> dict[str, str]:
-        """What decides the scores beside the files, by name."""
+        """See :attr:`kdnas_env.pipeline.score_files.Exports.decisive`."""
         teachers = enumerate(self._teachers, start=1)
         return {
             f"task {self._task.name}": self._task.fingerprint,

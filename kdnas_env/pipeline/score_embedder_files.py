@@ -28,13 +28,13 @@ class EmbedderExports(Exports):
     """Exported embedding models of one teacher.
 
     Args:
-        models: Their folders, as they were named.
-        encoder: The teacher as it was loaded.
-        teacher: What makes its vectors.
-        texts: Texts that are scored.
-        name: What these texts are called.
+        models: Their folders, as the user named them.
+        encoder: The loaded teacher.
+        teacher: Computes the teacher's vectors.
+        texts: Texts on which the models are scored.
+        name: Name of these texts.
         seed: Seed of the bootstrap.
-        cache_dir: Where the teacher's vectors are kept.
+        cache_dir: Cache folder of the teacher's vectors.
     """
 
     def __init__(
@@ -55,17 +55,18 @@ class EmbedderExports(Exports):
     def of(
         cls, models: Sequence[str], *, text: str | None, seed: int, device: str | None, cache_dir: str | None
     ) -> Self:
-        """Return exported embedding models with their teacher, and the texts that they are compared on.
+        """Return exported embedding models with their teacher, and the texts on which they are compared.
 
         Args:
             models: Their folders.
-            text: Source of the texts; None for what was held out from their training.
+            text: Source of the texts; None for the texts held out from their training.
             seed: Seed of the draw from a source.
-            device: Where the teacher is run.
-            cache_dir: Where the teacher's vectors are kept.
+            device: Device of the teacher.
+            cache_dir: Cache folder of the teacher's vectors.
 
         Raises:
-            KDNASError: If one is none, they are of several teachers, or the texts cannot be had.
+            KDNASError: If a model is no exported embedding model, they are of several teachers, or the texts are not
+                available.
             DependencyError: If sentence-transformers is not installed.
         """
         records = [_record(model) for model in models]
@@ -75,20 +76,20 @@ class EmbedderExports(Exports):
         for model, record in zip(models, records, strict=True):
             if record.teacher["fingerprint"] != teacher.fingerprint:
                 raise KDNASError(
-                    f"{model!r} imitates another teacher than {about['name']!r} as it is now; score it by itself, or "
-                    "give that teacher's folder back its files"
+                    f"{model!r} imitates another teacher than the current {about['name']!r}; score it by itself, or "
+                    "restore the files of its teacher"
                 )
         texts, name = compared_texts(models, records, text, seed), SCORED if text is None else Path(text).name
         return cls(models, encoder, teacher, texts, name, seed, cache_dir)
 
     @property
     def tasks(self) -> tuple[TaskData, ...]:
-        """None."""
+        """Empty: the models are scored without a task."""
         return ()
 
     @property
     def decisive(self) -> dict[str, str]:
-        """What decides the scores beside the files, by name."""
+        """See :attr:`kdnas_env.pipeline.score_files.Exports.decisive`."""
         return {"embedding teacher": self._teacher.fingerprint, "text": key_of(list(self._texts))}
 
     def measured(

@@ -1,4 +1,4 @@
-"""Scores of exported files: one by one, as they are served, beside their teacher's file."""
+"""Scores of exported files: each in its serving runtime, beside the file of its teacher."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class FileScore:
     """A file of an export, measured.
 
     Attributes:
-        model: Folder of the export, as it was named.
-        measured: What was measured.
-        decided: What a classifier decides, by split; empty of others.
+        model: Folder of the export, as the user named it.
+        measured: The measurements.
+        decided: Predictions of a classifier, by split; empty for other exports.
     """
 
     model: str
@@ -40,14 +40,14 @@ class FileScore:
 
 @dataclass(frozen=True)
 class FormatMean:
-    """The files of one format of several exported classifiers, such as those of several seeds; plain data.
+    """Averages over the files of one format of several exported classifiers, such as of several seeds; plain data.
 
     Attributes:
         format: ``float32`` or ``int8``.
-        models: How many they are.
+        models: Number of classifiers.
         speedup: Median over the files.
-        largest_mb: Megabytes (1e6 bytes) of the largest file.
-        scored: Share of the teacher's score that they keep in the mean, on each split that makes the score.
+        largest_mb: Size of the largest file, in megabytes (1e6 bytes).
+        scored: Mean share of the teacher's score that they keep, on each scored split.
     """
 
     format: str
@@ -61,7 +61,7 @@ class Exports(ABC):
     """Exports of one kind that are scored side by side.
 
     Args:
-        models: Their folders, as they were named.
+        models: Their folders, as the user named them.
     """
 
     def __init__(self, models: Sequence[str]) -> None:
@@ -70,12 +70,12 @@ class Exports(ABC):
     @property
     @abstractmethod
     def tasks(self) -> tuple[TaskData, ...]:
-        """The task that they are scored on; none of vectors."""
+        """The task on which they are scored; empty for embedding models."""
 
     @property
     @abstractmethod
     def decisive(self) -> dict[str, str]:
-        """What decides the scores beside the files, by name."""
+        """Fingerprints of all inputs of the scores except the files, by name."""
 
     @abstractmethod
     def measured(
@@ -84,17 +84,17 @@ class Exports(ABC):
         """Measure a file.
 
         Args:
-            place: Place of its export among the models.
+            place: Index of its export in ``models``.
             format: ``float32`` or ``int8``.
             latency: How files are timed.
             beside: Files of teachers.
-            progress: Receives what is done.
+            progress: Receives the progress.
 
         Returns:
-            What was measured, and what a classifier decides.
+            The measurements, and the predictions of a classifier.
 
         Raises:
-            RunError: If the lock of the cores cannot be used.
+            RunError: If the CPU lock cannot be used.
         """
 
     def means(self, files: Sequence[FileScore]) -> tuple[FormatMean, ...]:
@@ -107,8 +107,8 @@ class Exports(ABC):
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What decides the scores, by name."""
-        # By place and not by path, which changes where a folder is moved or named from elsewhere.
+        """Fingerprints of all inputs of the scores, by name."""
+        # By index and not by path, because the path changes if a folder is moved or named relative to another one.
         files = {
             f"{format} file {place}": hashlib.sha256(path.read_bytes()).hexdigest()
             for place, model in enumerate(self.models, start=1)
@@ -117,15 +117,15 @@ class Exports(ABC):
         return {**self.decisive, **files}
 
     def measure(self, latency: LatencySettings, cells: Path, progress: Progress) -> tuple[FileScore, ...]:
-        """Measure every file, and keep what was measured of it.
+        """Measure every file, and save the measurements.
 
         Args:
             latency: How files are timed.
-            cells: Folder where measurements are kept; what it holds is not measured again.
-            progress: Receives what is done.
+            cells: Folder of the saved measurements. A file with a saved measurement is not measured again.
+            progress: Receives the progress.
 
         Raises:
-            RunError: If something cannot be written or read.
+            RunError: If a file cannot be written or read.
         """
         scores = []
         with teacher_files() as beside:
@@ -143,7 +143,7 @@ class Exports(ABC):
 
 
 def is_export(model: str, marker: str) -> bool:
-    """Whether a folder is an export to ONNX that has a record.
+    """Whether a folder is an export to ONNX with a record.
 
     Args:
         model: The folder.
@@ -159,7 +159,7 @@ def is_scored_by_files(model: str) -> bool:
 
 
 def file_columns(score: FileScore) -> dict[str, Any]:
-    """Return what is known of a file, as a row of a table."""
+    """Return the measurements of a file as a row of a table."""
     measured = score.measured
     columns = ("file", "format", "size_mb", "latency_ms", "teacher_latency_ms", "speedup")
     shares = {share.split: share for share in measured.scored}

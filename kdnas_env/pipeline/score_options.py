@@ -17,7 +17,7 @@ from kdnas_env.tasks.specs import EMBEDDED_TASKS, TASKS
 
 @dataclass(frozen=True)
 class ScoreOptions(TrainingOptions, RunOptions, RecordedOptions):
-    """Score a model on tasks beside its teacher, what it would be without distillation, and the majority class.
+    """Score a model on tasks beside its teacher, undistilled baselines, and the majority class.
 
     Classifiers of kdnas distill are scored with their own head, embedding models by their vectors. ONNX exports of both
     are scored file by file, beside the teacher's file. Any other model is trained on the task first.
@@ -35,11 +35,11 @@ class ScoreOptions(TrainingOptions, RunOptions, RecordedOptions):
     """Folder of a student (or of any encoder in hub layout), or a name on the hub."""
     tasks: tuple[str, ...] = ()
     """cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, the embedded rotten_tomatoes and imdb, or your own: a file
-    (csv, tsv, jsonl, parquet), a folder with a file a split, or a dataset of the hub. By default that of a classifier;
-    none for an embedding student, whose vectors are compared with the teacher's; rotten_tomatoes for a student of the
-    embedded teacher where no data are named, else the nine of GLUE."""
+    (csv, tsv, jsonl, parquet), a folder with one file per split, or a dataset of the hub. Default: the task of a
+    classifier; none for an embedding student, whose vectors are compared with the teacher's; rotten_tomatoes for a
+    student of the embedded teacher without --data; else the nine tasks of GLUE."""
     text: str | None = None
-    """Text on which the vectors of an embedding student are compared with the teacher's; by default what was held out
+    """Text on which the vectors of an embedding student are compared with the teacher's; by default the texts held out
     from its training."""
     data: str | None = None
     """Folder that holds GLUE, in the layout of the hub or the original one; by default the hub."""
@@ -48,9 +48,8 @@ class ScoreOptions(TrainingOptions, RunOptions, RecordedOptions):
     teacher: str | None = None
     """Teacher to compare with; by default the one that the model was distilled from."""
     rows: tuple[str, ...] = ()
-    """teacher, student, closed-forms, embeddings, random; by default all there can be, and of a classifier the first
-    two. Speed-ups and shares of the
-    teacher's score need the teacher; the majority class is always there."""
+    """teacher, student, closed-forms, embeddings, random; by default all that apply, and for a classifier the first
+    two. Speed-ups and shares of the teacher's score need the teacher. The majority class is always included."""
     finetune: bool = True
     """Fine-tune every model; otherwise a linear probe is fitted on its frozen, pooled states."""
     seeds: int = 3
@@ -85,21 +84,21 @@ class ScoreOptions(TrainingOptions, RunOptions, RecordedOptions):
         why: dict[str, str] = {}
         if not self.finetune:
             trained = ("learning_rate", "batch_size", "epochs", "dropout", "task_settings")
-            why |= dict.fromkeys(trained, "with `finetune=False`: nothing is trained but a linear probe")
+            why |= dict.fromkeys(trained, "with `finetune=False`: only a linear probe is trained")
         if self.tasks and all(name in EMBEDDED_TASKS or is_own(name) for name in self.tasks):
             why["data"] = f"on the task {self.tasks[0]}, which is none of GLUE; name other `tasks`"
         if not any(map(is_own, self.tasks)):
             laid_out = (f"task.{field.name}" for field in fields(OwnTask))
             why |= dict.fromkeys(laid_out, "without a task of your own; name its file, folder or dataset with `tasks`")
         if self.rows and "teacher" not in self.rows:
-            untaught = "with `rows` that leave the teacher out, beside whom models are compared and timed"
+            untaught = "with `rows` without the teacher, with which models are compared and timed"
             why |= dict.fromkeys(("teacher", *(f"latency.{field.name}" for field in fields(LatencyOptions))), untaught)
         if self._of_files:
             unused = ("teacher", "data", "finetune", "seeds", "learning_rate", "batch_size", "epochs", "max_length")
-            served = "on exported files, which are scored as they are served"
+            served = "on exported files, which are scored in ONNX Runtime"
             why |= dict.fromkeys((*unused, "pooling", "dropout", "max_samples", "latency.runtime"), served)
         if self.tasks:
-            why["text"] = "with `tasks`, on whose labels vectors are scored"
+            why["text"] = "with `tasks`: vectors are scored on their labels"
         if self.resume is not None:
             why["out"] = IN_PLACE
         return why

@@ -1,4 +1,4 @@
-"""Scores of embedding students: by pairs with a number, and without labels beside their teacher."""
+"""Scores of embedding students: on text pairs with similarity labels, and without labels against their teacher."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Embedders:
     Attributes:
         folders: Their folders, the main one first.
         records: Their records.
-        teacher: What makes the teacher's vectors; None if there is no row of the teacher.
+        teacher: Computes the teacher's vectors; None without a row of the teacher.
     """
 
     folders: Sequence[str]
@@ -35,7 +35,7 @@ class Embedders:
     def of(
         cls, folders: Sequence[str], models: Sequence[Model], teacher: Model | None, rows: Sequence[str]
     ) -> tuple[Embedders, list[Model], Model | None]:
-        """Return embedding students, and their models and teacher as they are scored by their vectors.
+        """Return embedding students, and their models and teacher prepared for scores by vectors.
 
         Raises:
             KDNASError: If one is no embedding student, or a row cannot be scored by vectors.
@@ -43,7 +43,7 @@ class Embedders:
         """
         others = [name for name in rows if name in ROWS and name not in (TEACHER, STUDENT)]
         if others:
-            raise KDNASError(f"there can be no row {others[0]!r} of vectors; choose from {[TEACHER, STUDENT]}")
+            raise KDNASError(f"row {others[0]!r} cannot be scored by vectors; choose from {[TEACHER, STUDENT]}")
         records = []
         for folder in folders:
             record = read_embedder_record(expanded(folder))
@@ -65,11 +65,11 @@ class Embedders:
         """Return the texts on which vectors are compared.
 
         Args:
-            text: Their source; None for what was held out from the first student's training.
+            text: Their source; None for the texts held out from the first student's training.
             seed: Seed of the draw from a source.
 
         Raises:
-            KDNASError: If no teacher is known, or the text cannot be had.
+            KDNASError: If no teacher is known, or the text is not available.
         """
         if self.teacher is None:
             raise KDNASError("vectors are compared with a teacher's, and none is known; name it with `teacher`")
@@ -81,7 +81,7 @@ class Embedders:
         Args:
             texts: The texts.
             seed: Seed of the bootstrap.
-            cache_dir: Where the teacher's vectors are kept.
+            cache_dir: Cache folder of the teacher's vectors.
 
         Raises:
             KDNASError: If there are too few texts.
@@ -95,7 +95,7 @@ class Embedders:
 
 
 def scored_by_vectors(folder: str, tasks: Sequence[TaskData], named: bool) -> bool:
-    """Whether a model is an embedding student that is scored by its vectors: on pairs with a number, or on no task.
+    """Whether a model is an embedding student that is scored by its vectors: on similarity tasks, or on no task.
 
     Args:
         folder: The model.
@@ -111,6 +111,6 @@ def scored_by_vectors(folder: str, tasks: Sequence[TaskData], named: bool) -> bo
     if similar and len(similar) < len(tasks):
         raise KDNASError(
             f"{folder!r} is an embedding student, scored on {similar} by its vectors; other tasks train its encoder: "
-            "score them apart"
+            "score them separately"
         )
     return bool(similar) or not named

@@ -1,4 +1,4 @@
-"""From a teacher's name to the folder of its best student."""
+"""The search for the best student of a teacher, in a run folder."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ README = """# A search by `kdnas search` or `kdnas_env.search`
 |---|---|
 | `config.json` | every setting, the seed included |
 | `run.json` | state of the run, versions, machine, fingerprints of teacher and corpus |
-| `evaluations.sqlite` | every evaluation, written as it ended |
-| `evaluated.jsonl` | with a task: what it is validated and tested on, which no student is distilled on |
-| `journal.jsonl` | of an asynchronous search: what was proposed and told, in order |
+| `evaluations.sqlite` | every evaluation, written when it ends |
+| `evaluated.jsonl` | with a task: its validation and test texts, which are excluded from distillation |
+| `journal.jsonl` | of an asynchronous search: proposals and their results, in order |
 | `results.json` | every student with loss, latency and reward, round by round; the best; the baseline |
-| `search.png` | the search in a picture |
+| `search.png` | plot of the search |
 | `report.html` | the search on a page: open it in a browser |
 | `student/` | the best student: weights, configuration, tokenizer and a model card |
 
-Files that are missing are written at the end of the search. Go on with an interrupted run, or see a finished one
-again, with
+Missing files are written at the end of the search. Resume an interrupted run, or see a finished one again, with
 
     kdnas search --resume {folder}
     kdnas_env.search(resume={path})  # in Python
@@ -47,14 +46,15 @@ again, with
 def search(teacher: str | SearchOptions | None = None, *, progress: Progress = SILENT, **settings: Any) -> SearchRun:
     """Search for a small, fast student of a teacher, and keep the best in a run folder.
 
-    Without ``limits`` students have to be at least 5 times as fast as the teacher; ``limits={"speedup": 0}`` sets none.
+    Without ``limits``, students must be at least 5 times as fast as the teacher; ``limits={"speedup": 0}`` removes this
+    limit.
 
-    A search that was interrupted (Ctrl-C, SIGTERM, SIGKILL) goes on with ``resume``: the same seed makes the same
-    proposals, and the store answers what was evaluated before.
+    ``resume`` resumes an interrupted search (Ctrl-C, SIGTERM, SIGKILL): the same seed gives the same proposals, and the
+    store has the results of finished evaluations.
 
     Args:
         teacher: Name or folder of the teacher, ``demo`` by default; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
         **settings: Options of :class:`SearchOptions` by name, such as ``budget=16``, ``corpus={"source": "texts.txt"}``
             or ``resume="runs/..."``; groups are mappings, and so may be ``agent_settings``.
 
@@ -70,7 +70,7 @@ def search(teacher: str | SearchOptions | None = None, *, progress: Progress = S
     progress = checked(progress)
     options = options_of(SearchOptions, settings, teacher=teacher)
     options = replace(options, threads=options.settings.threads_each)
-    # What is cheap to check is checked before a folder is made.
+    # Run the cheap checks before a folder is created.
     check_workers(options)
     check_installed(options)
     rule = None if options.stop == "none" else StoppingRule(options.stop, options.epochs)
@@ -90,7 +90,7 @@ def search(teacher: str | SearchOptions | None = None, *, progress: Progress = S
 
 
 def _wanted(options: SearchOptions) -> str:
-    """Return what students are rewarded for, and what they have to keep, in words."""
+    """Return a description of the reward and the limits."""
     limits = ", ".join(asked_in_words(options.limits)) or "none"
     task = "" if options.task.name is None else f", task {options.task.name}"
     latency = f"{options.latency.runtime}, {options.latency.batch_size} x {options.latency.sequence_length} tokens"

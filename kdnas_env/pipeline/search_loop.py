@@ -41,11 +41,11 @@ def search_in(
 
     Args:
         folder: The run folder.
-        work: The work in it, which begins here.
-        options: What is asked for.
-        agent: Who searches.
+        work: The work in the folder; it begins here.
+        options: Options of the search.
+        agent: The search agent.
         rule: Early stopping.
-        progress: Receives what is done.
+        progress: Receives the progress.
 
     Raises:
         KDNASError: For bad input.
@@ -106,7 +106,7 @@ def search_in(
 
 
 def _warn_of_few_tokens(mini_kd: MiniKDEvaluator, settings: SearchSettings, progress: Progress) -> None:
-    """Say where the text has too few tokens for the closed forms of the default recipe."""
+    """Warn if the text has too few tokens for the closed forms of the default recipe."""
     workload, recipe = mini_kd.workload, mini_kd.recipe
     space = settings.search_space
     widest = max(space.choices.get("hidden_size", (space.teacher.hidden_size,)))
@@ -123,9 +123,9 @@ class _Watch:
     """Reports every epoch and every student of a search to its progress.
 
     Args:
-        progress: Receives what is done.
-        options: What is asked for.
-        answered_before: Students that the store answers at once, which say nothing of the time that others take.
+        progress: Receives the progress.
+        options: Options of the search.
+        answered_before: Number of students with a stored result; they are left out of the time estimate.
     """
 
     def __init__(self, progress: Progress, options: SearchOptions, answered_before: int) -> None:
@@ -135,7 +135,7 @@ class _Watch:
         self._best: Record | None = None
         progress.begin("searching")
         if not answered_before:
-            # From here on, so that the first student counts, too.
+            # Start the clock here, so that the time of the first student counts too.
             progress.advance(0, self._budget)
         progress.say(f"{'#':>4} {'loss':>7} {'speed':>9} {'params':>8} {'reward':>8}  student")
 
@@ -157,7 +157,7 @@ class _Watch:
         self._best = records.best
         error = evaluation.error or record.broken_limits(self._limits)
         reason = f" ({error})" if error else ""
-        number = records.evaluations if record.counted else ""  # what costs nothing is no evaluation
+        number = records.evaluations if record.counted else ""  # an answer without cost is no evaluation
         self._progress.say(f"{number:>4} {numbers}  {evaluation.config}{reason}{mark}", tone)
         self._broke += record.reward.cost > 0 and not record.duplicate
         self._note("")
@@ -184,7 +184,7 @@ class _Watched(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def _keep_best(run: SearchRun, kept: BestStudent, mini_kd: MiniKDEvaluator, progress: Progress) -> None:
-    """Move the best student into its place; it is distilled once more if no process has kept it."""
+    """Move the best student to its folder; distil it again if no process has saved it."""
     best, place = run.best, run.path / STUDENT
     if best is not None and not place.exists():
         folder = kept.folder(best.evaluation)

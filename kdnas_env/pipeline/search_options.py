@@ -1,4 +1,4 @@
-"""What a search is asked for, and whether it can be done here."""
+"""Options of a search, and checks of workers and packages."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     agent_settings: tuple[str, ...] = ()
     """Hyper-parameters of the agent, as NAME=VALUE."""
     budget: int = int(SearchSettings.budget)
-    """Students to evaluate."""
+    """Number of students to evaluate."""
     round_size: int = SearchSettings.round_size
-    """Students per round; the agent learns after each."""
+    """Number of students per round; the agent learns after each round."""
     epochs: int = SearchSettings.epochs
     """Epochs of mini-KD per student; 0 stops at the closed forms."""
     data_fraction: float = SearchSettings.data_fraction
@@ -77,16 +77,16 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     workers: int = SearchSettings.workers
     """Number of students evaluated in parallel, each in its own process."""
     ray: str | None = SearchSettings.ray
-    """Evaluate on Ray: local (a cluster of its own, which other machines cannot reach), auto (the cluster that this
-    machine is part of; also where no address follows), or the address of its head, whose ports other machines reach.
-    Without it, workers are processes of this machine."""
+    """Evaluate on Ray: local (a new cluster, which other machines cannot reach), auto (the cluster of this machine;
+    also if no address follows), or the address of its head, whose ports other machines reach. Without it, workers are
+    processes of this machine."""
     gpus_per_worker: float = SearchSettings.gpus_per_worker
     """GPUs, or a fraction of one, that Ray gives each worker."""
     timeout: float | None = SearchSettings.timeout
     """Seconds without a sign of life after which a worker is replaced and its student evaluated again."""
     asynchronous: bool = False
-    """Without rounds: a free worker gets the agent's next proposal at once. What is proposed then depends on the order
-    in which students are finished."""
+    """Search without rounds: a free worker gets the agent's next proposal at once. Proposals then depend on the order
+    in which students finish."""
     stop: Literal["none", "asha", "hyperband", "median"] = "none"
     """Early stopping of students that are worse than others were after the same number of epochs."""
 
@@ -103,7 +103,7 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
 
     @property
     def settings(self) -> SearchSettings:
-        """What the search is put together from."""
+        """The settings of the search as its parts take them."""
         corpus = {name: value for name, value in asdict(self.corpus).items() if value not in (None, ())}
         given = {
             "corpus": corpus,
@@ -137,7 +137,7 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         """Return the options that have no effect beside others, and why."""
         why = within("task", self.task.ineffective())
         for name in ("unlabelled_samples", "epochs", "dropout"):
-            why[f"task.{name}"] = "in a search, where students are tried on the task for a short while on its corpus"
+            why[f"task.{name}"] = "in a search, where students learn the task only for a short time, on its corpus"
         if self.task.name == EMBEDDING:
             why["task.max_length"] = "in a search for the task embedding; `corpus.max_length` is that of its text"
         for group in ("corpus", "space", "limits"):
@@ -156,10 +156,10 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
 
 
 def check_workers(options: SearchOptions) -> None:
-    """Refuse workers that would never have anything to do.
+    """Refuse workers that would always be idle.
 
     Raises:
-        KDNASError: If there are more than students in a round.
+        KDNASError: If there are more workers than students per round.
     """
     if not options.asynchronous and options.workers > options.round_size:
         raise KDNASError(
@@ -169,10 +169,10 @@ def check_workers(options: SearchOptions) -> None:
 
 
 def check_installed(options: SearchOptions) -> None:
-    """Check that what a search needs beyond the base is installed; its agent and early stopping say so when made.
+    """Check that the optional packages of a search are installed. Its agent and early stopping check their own.
 
     Raises:
-        DependencyError: If it is not.
+        DependencyError: If one is not installed.
     """
     check_demo(options.teacher, options.corpus.source)
     if options.ray is not None:

@@ -28,10 +28,10 @@ CHOSEN, DRAWN, BREAKING, FRONT, BEST, EXACT = (
     "as predicted",
 )
 LEGEND = (CHOSEN, DRAWN, BREAKING, FRONT, BEST, EXACT)
-"""What has a colour on the page."""
+"""Names in the legend of the page, each with its own colour."""
 
 _FEWEST = 3
-"""Predictions from which their rank correlation with the rewards is given."""
+"""Minimum number of predictions for a rank correlation with the rewards."""
 
 
 def search_page(run: SearchRecord) -> Page:
@@ -47,7 +47,7 @@ def search_page(run: SearchRecord) -> Page:
 
 
 def search_view(run: SearchRecord) -> View:
-    """Return what is seen of a search."""
+    """Return the plots and listings of a search."""
     learned = _predictions(run)
     return View(
         name="search",
@@ -59,7 +59,7 @@ def search_view(run: SearchRecord) -> View:
 
 
 def search_facts(run: SearchRecord) -> list[tuple[str, str]]:
-    """Return how a search was made: its settings, text, lineage, versions and machine."""
+    """Return the settings, text, lineage, versions and machine of a search."""
     options, recorded = run.options, read_run(run.path)
     latency = options.latency
     facts = [
@@ -94,7 +94,7 @@ def load_command(student: str) -> str:
 
 
 def task_command(run: SearchRecord) -> str:
-    """Return the command that has the best student of a search learn the task of the search."""
+    """Return the command that teaches the best student of a search the task of the search."""
     task = run.options.task
     given = non_defaults(task, [field.name for field in fields(task) if field.name != "name"])
     words = [word for name, value in given.items() for word in flag_words(f"task.{name}", value)]
@@ -102,8 +102,8 @@ def task_command(run: SearchRecord) -> str:
 
 
 def search_commands(run: SearchRecord) -> list[tuple[str, str]]:
-    """Return what may be done next with a search, in words and as a command."""
-    again = ("See the search again, or go on where it was stopped", command("search", "--resume", run.path))
+    """Return next steps after a search, as pairs of a description and a command."""
+    again = ("See the search again, or resume it", command("search", "--resume", run.path))
     if run.best is None:
         return [again]
     student = str(run.path / STUDENT)
@@ -136,19 +136,19 @@ def _about(run: SearchRecord) -> str:
     if nearest is None:
         return f"No student could be distilled; {RESULTS} beside this page says why."
     return (
-        f"No student keeps the limits. The nearest is {nearest.evaluation.config}: "
+        f"No student keeps the limits. The closest is {nearest.evaluation.config}: "
         f"{nearest.broken_limits(run.options.limits)}."
     )
 
 
 def _origins(run: SearchRecord) -> list[bool]:
-    """Return for every answer whether it was drawn at random; False where that was not recorded."""
+    """Return for every answer whether it was drawn at random; False if that was not recorded."""
     drawn = [bool(flag) for round_ in run.rounds for flag in round_["random"]]
     return drawn[: len(run.records)] + [False] * (len(run.records) - len(drawn))
 
 
 def _predicted(run: SearchRecord) -> list[float]:
-    """Return for every answer the reward that was predicted, NaN where there is none."""
+    """Return the predicted reward of every answer, NaN without a prediction."""
     values = [
         math.nan if value is None else float(value) for round_ in run.rounds for value in round_.get("predicted", ())
     ]
@@ -168,7 +168,7 @@ def _cloud(name: str, points: Sequence[tuple[float, float, Record]]) -> Cloud:
 
 
 def _front(run: SearchRecord) -> Scatter:
-    """Return loss against latency, with the front."""
+    """Return the plot of loss against latency, with the Pareto front."""
     by_name: dict[str, list[tuple[float, float, Record]]] = {CHOSEN: [], DRAWN: [], BREAKING: []}
     for record, drawn in zip(run.records, _origins(run), strict=True):
         if record.duplicate or not record.evaluation.ok or record.evaluation.latency is None:
@@ -189,7 +189,7 @@ def _front(run: SearchRecord) -> Scatter:
 
 
 def _rewards(run: SearchRecord) -> Scatter:
-    """Return the reward of every evaluation, and the best so far."""
+    """Return the plot of the reward of every evaluation, and of the best so far."""
     by_name: dict[str, list[tuple[float, float, Record]]] = {CHOSEN: [], DRAWN: []}
     places, bests = [], []
     best = -math.inf
@@ -215,7 +215,7 @@ def _pairs(run: SearchRecord) -> list[tuple[float, float, Record, bool]]:
 
 
 def _predictions(run: SearchRecord) -> Scatter | None:
-    """Return the rewards against what the agent predicted; None of an agent that predicts nothing."""
+    """Return the plot of rewards against predicted rewards; None for an agent without predictions."""
     pairs = _pairs(run)
     if not pairs:
         return None
@@ -229,7 +229,7 @@ def _predictions(run: SearchRecord) -> Scatter | None:
         if points:
             clouds.append(_cloud(name, points))
     return Scatter(
-        "predictions", "What the agent learned: its predictions against what came", "predicted reward", "reward", clouds
+        "predictions", "What the agent learned: predicted and actual rewards", "predicted reward", "reward", clouds
     )
 
 
@@ -241,7 +241,7 @@ def _limits(run: SearchRecord) -> Listing:
         name = "quality, as a share of the teacher's" if line.limit == "keep" else name
         keeping = None if line.asked is None else _keeping(limits, line.limit, run.records)
         rows.append([name, asked, measured, kept, keeping])
-    which = "the best student" if run.best is not None else "the student that comes nearest"
+    which = "the best student" if run.best is not None else "the closest student"
     return Listing(
         "limits",
         "Limits",
@@ -260,7 +260,7 @@ def _lines(limits: Constraints, record: Record) -> tuple[Line, ...]:
 
 
 def _keeping(limits: Constraints, name: str, records: Sequence[Record]) -> str:
-    """Return how many students keep a limit, of those of whom that is known."""
+    """Return how many students keep a limit, of those with a measurement of it."""
     costs = [
         limits.costs(record.evaluation, record.reward.quality if record.evaluation.ok else None)[name]
         for record in records
@@ -270,7 +270,7 @@ def _keeping(limits: Constraints, name: str, records: Sequence[Record]) -> str:
 
 
 def _rounds(run: SearchRecord) -> Listing:
-    """Return the rounds: how much was random, what was best, and how far predictions were off."""
+    """Return the listing of rounds: share of random draws, best rewards, and errors of predictions."""
     rows, begin, best = [], 0, -math.inf
     predicted = _predicted(run)
     for round_ in run.rounds:
@@ -292,7 +292,7 @@ def _rounds(run: SearchRecord) -> Listing:
         "Rounds",
         ("round", "drawn at random", "best reward of the round", "best so far", "mean error of predictions"),
         rows,
-        about="The error is the absolute difference of a predicted reward and what came, where the agent predicts.",
+        about="The error is the absolute difference of predicted and actual reward, if the agent predicts rewards.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The record of a finished search: its students, their front, and how they ended."""
+"""The record of a finished search: its students, their Pareto front, and their outcomes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from kdnas_env.pipeline.work import Finished
 
 @dataclass(frozen=True)
 class Outcomes:
-    """How the students of a search ended.
+    """Numbers of students of a search by outcome.
 
     Attributes:
         students: All answers of the environment.
         usable: Students that were evaluated and keep all limits.
-        harmed: Usable students that imitate worse after their training than before it; 0 if the reward goes by a task.
+        harmed: Usable students that imitate worse after their training than before it; 0 if a task decides the reward.
         stopped: Students that were stopped early.
         infeasible: Students that break a limit and were not distilled.
         broke: Students that break a limit after their distillation.
@@ -42,7 +42,7 @@ class Outcomes:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SearchRecord(Finished):
-    """What a finished search recorded; :class:`kdnas_env.pipeline.search_run.SearchRun` describes the attributes."""
+    """Record of a finished search; :class:`kdnas_env.pipeline.search_run.SearchRun` describes the attributes."""
 
     path: Path
     options: SearchOptions
@@ -52,7 +52,7 @@ class SearchRecord(Finished):
     notes: tuple[str, ...] = ()
 
     def about(self) -> dict[str, object]:
-        """Return what is shown of it beside its folder."""
+        """Return what its representation shows beside the folder."""
         best = None if self.best is None else str(self.best.evaluation.config)
         return {"students": len(self.records), "best": repr(best)}
 
@@ -68,13 +68,13 @@ class SearchRecord(Finished):
 
     @property
     def nearest(self) -> Record | None:
-        """Of the students that break a limit, the one that comes closest to keeping all; None if there is none."""
+        """The student with the least excess among those that break a limit; None if none breaks one."""
         broken = [record for record in self.records if record.reward.cost > 0]
         return min(broken, key=lambda record: record.reward.cost, default=None)
 
     @property
     def front(self) -> list[Record]:
-        """The students that no other beats in both loss and latency, fastest first."""
+        """The Pareto front of loss and latency, fastest student first."""
         return pareto_records(self.records)
 
     @property
@@ -91,7 +91,7 @@ class SearchRecord(Finished):
 
     @property
     def outcomes(self) -> Outcomes:
-        """How the students ended."""
+        """Numbers of students by outcome."""
         curves = [record.evaluation.heldout_unexplained for record in self.records if record.usable]
         statuses = [record.evaluation.status for record in self.records if not record.usable]
         stopped, infeasible = statuses.count(Status.STOPPED), statuses.count(Status.INFEASIBLE)
@@ -114,7 +114,7 @@ class SearchRecord(Finished):
         return median(latency.teacher_median_ms for latency in timed) if timed else None
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a flat row for each answer, such as ``pandas.DataFrame`` takes them."""
+        """Return one flat row per answer, as ``pandas.DataFrame`` takes them."""
         rows = []
         for record in self.records:
             plain = {name: value for name, value in plain_record(record).items() if not isinstance(value, list)}
@@ -124,7 +124,7 @@ class SearchRecord(Finished):
 
 
 def plain_record(record: Record) -> dict[str, Any]:
-    """Return an answer of the environment as plain data, as ``results.json`` has it."""
+    """Return an answer of the environment as plain data, in the format of ``results.json``."""
     evaluation, latency = record.evaluation, record.evaluation.latency
     return {
         "student": evaluation.config.to_dict(),

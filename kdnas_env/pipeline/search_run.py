@@ -28,12 +28,12 @@ class SearchRun(SearchRecord):
 
     Attributes:
         path: Its run folder.
-        options: What was asked for.
+        options: Its settings.
         records: Every answer of the environment, in order.
-        rounds: The agent's rounds: ``round``, ``exploration``, which answers were drawn at ``random``, and the rewards
-            that were ``predicted``, None where there is no prediction; earlier versions did not record these.
-        teacher_parameters: Parameters of the teacher's encoder.
-        notes: What became of the text on its way into the corpus, where anyone would want to know, in sentences.
+        rounds: The agent's rounds: ``round``, ``exploration``, which answers were drawn at ``random``, and the
+            ``predicted`` rewards, None without a prediction. Earlier versions recorded no predictions.
+        teacher_parameters: Number of parameters of the teacher's encoder.
+        notes: Notes on the preparation of the text, in sentences.
     """
 
     def plot(self) -> Figure:
@@ -50,7 +50,7 @@ class SearchRun(SearchRecord):
         )
 
     def report(self) -> Page:
-        """Return the search as a page; its ``to_html()`` is what ``report.html`` holds."""
+        """Return the page of the search; ``report.html`` is the result of its ``to_html()``."""
         return search_page(self)
 
     def student(self) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Whether what a search goes by means anything."""
+"""Study whether the proxy reward predicts quality on tasks."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StudyTextOptions:
-    """The text without labels that students are distilled and judged on; none of it is in a task."""
+    """Unlabelled text on which students are distilled and judged; no task contains any of it."""
 
     source: str | None = None
-    """Name of a hub dataset, folder or file; by default the corpus of the search, and of the embedded one all of it."""
+    """Name of a hub dataset, folder or file; by default the corpus of the search (all of it if that is the demo)."""
     max_samples: int = 12000
     """Maximum number of texts to distil on, drawn at random."""
     judged: int = 5000
-    """Other texts, at most, on which students are compared with the teacher of a task."""
+    """Maximum number of other texts on which students are compared with the teacher of a task."""
     max_length: int = 64
     """Maximum length in the long distillation, in tokens."""
 
 
 @dataclass(frozen=True)
 class StudyOptions(TrainingOptions, RecordedOptions):
-    """Does the proxy mean anything? Compare what a search goes by with what students are worth on tasks.
+    """Does the proxy reward predict quality on tasks? Compare the rewards of a search with scores on tasks.
 
-    A sample of students of all sizes is evaluated as in the search, for either quality. Then each is distilled for long
-    and learns every task from the task's teacher, with whose outputs it is compared. Run it again to go on where it
-    stopped.
+    A sample of students of all sizes is evaluated as in the search, for either quality. Then each student gets a long
+    distillation and learns every task from the task's teacher. Its outputs are compared with those of that teacher. Run
+    the command again to resume the study.
     """
 
     COMMAND: ClassVar[str] = "study"
@@ -72,11 +72,11 @@ class StudyOptions(TrainingOptions, RecordedOptions):
     students: int = 24
     """Number of students, drawn from all sizes."""
     repeated: int = 6
-    """How many of them, at most all, are judged on tasks a second time, with another seed, to tell the noise."""
+    """How many of them are judged on tasks a second time, with another seed, to estimate the noise; at most all."""
     short_seeds: int = 2
-    """Seeds of the short evaluation."""
+    """Number of seeds of the short evaluation."""
     least_speedup: float = 1.0
-    """Leave out students with more than one over so many of the teacher's operations."""
+    """Leave out students that need more than 1/N of the teacher's operations, where N is this number."""
     text: StudyTextOptions = field(default_factory=StudyTextOptions)
     epochs: int = 1
     """Passes over the text in the long distillation."""
@@ -85,7 +85,7 @@ class StudyOptions(TrainingOptions, RecordedOptions):
     tasks: tuple[str, ...] = (EMBEDDED_TASK,)
     """Tasks that students learn: embedded ones, of GLUE, or your own (a file, a folder, or a dataset of the hub)."""
     task_epochs: int = 1
-    """Passes over the texts of a task and those without labels."""
+    """Passes over the texts of a task and the unlabelled texts."""
     teacher_rates: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Learning rates that are tried for the teacher of a task, as multiples of the default."""
     data: str | None = None
@@ -154,7 +154,7 @@ class StudyRun(Finished):
 
     Attributes:
         path: Its folder.
-        options: What was asked for.
+        options: Its settings.
         findings: Agreements, noise ceilings and regrets.
     """
 
@@ -163,11 +163,11 @@ class StudyRun(Finished):
     findings: Findings
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row a student: its choices, latency, and every quantity, of which more is better."""
+        """Return one row per student: its choices, latency, and all measured quantities; higher is better."""
         return self.findings.rows()
 
     def plot(self) -> Figure:
-        """Draw either quality against the divergence from the teacher of the first task, a dot a student."""
+        """Draw either quality against the divergence from the teacher of the first task, one dot per student."""
         from kdnas_env.studies.findings import draw_findings
 
         return draw_findings(self.findings)
@@ -186,13 +186,14 @@ class StudyRun(Finished):
 def study(
     run: str | os.PathLike[str] | SearchRun | StudyOptions, *, progress: Progress = SILENT, **settings: Any
 ) -> StudyRun:
-    """Compare what a search goes by with what students are worth on tasks. By the same call again a study goes on.
+    """Compare the rewards of a search with scores on tasks. The same call again resumes a study.
 
-    An unfinished study is concluded too: the order of the judgements is such that it tells something.
+    An unfinished study also reports results, because students are evaluated in an order that makes partial results
+    useful.
 
     Args:
         run: Run folder of the search whose space, effort and reward are studied; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
         **settings: Options of :class:`StudyOptions` by name, such as ``students=20`` or ``text={"source": "x.txt"}``.
 
     Raises:
@@ -210,7 +211,7 @@ def study(
     search = recorded_options(options.run, SearchOptions)
     for task in options.tasks:
         check_task(task)
-    task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
+    task_metric(TASKS[EMBEDDED_TASK])  # Check its availability now, not after the work.
     rng = np.random.default_rng(options.seed)
     sample = stratified_sample(search.settings.search_space, options.students, rng, least_speedup=options.least_speedup)
     wanted = judgements(
@@ -241,13 +242,13 @@ def study(
         except BaseException as error:
             with noted(error):
                 if concluded().findings.students:
-                    progress.say(f"what there is so far: {folder.path / RESULTS}")
+                    progress.say(f"results so far: {folder.path / RESULTS}")
             raise
         return concluded()
 
 
 def _fingerprints(search: SearchOptions, tasks: Sequence[TaskData]) -> dict[str, str]:
-    """Return what decides the judgements beside the text, which is kept."""
+    """Return fingerprints of all inputs of the judgements, except the text, which the folder holds."""
     from kdnas_env.distillation.teacher.loading import load_teacher
     from kdnas_env.pipeline.finished_search import fingerprints
 

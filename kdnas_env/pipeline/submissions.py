@@ -1,4 +1,4 @@
-"""Searches of a race for others: submissions, their replay, and datasets of Minari."""
+"""Exchange of the searches of a race: submissions, their replay, and datasets of Minari."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class SubmitOptions:
     race: Annotated[str, tyro.conf.Positional]
     """Folder of a race."""
     agent: str
-    """The agent, as the race has it."""
+    """Name of the agent in the race."""
     to: str
     """File to write (parquet)."""
     description: str = ""
-    """What the agent is, and where its code is to be found."""
+    """Description of the agent, with the address of its code."""
 
 
 @dataclass(frozen=True)
 class BenchExportOptions:
-    """Write the searches of a race as a dataset of Minari: an episode each, with what the environment answers."""
+    """Write the searches of a race as a dataset of Minari: one episode per search, with the environment's answers."""
 
     race: Annotated[str, tyro.conf.Positional]
     """Folder of a race, or file of kdnas bench submit."""
@@ -43,9 +43,9 @@ class BenchExportOptions:
     """Name of the dataset, such as kdnas/race-v0. It is written to the folder MINARI_DATASETS_PATH, by default
     ~/.minari/datasets."""
     task: str | None = None
-    """The task, as the race has it; by default its only one."""
+    """Name of the task in the race; by default its only task."""
     agents: tuple[str, ...] = ()
-    """Agents, as the race has them; by default all."""
+    """Names of agents in the race; by default all."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class WrittenSearches:
-    """Searches that were written for others.
+    """A written submission or dataset.
 
     Attributes:
         path: The submission, or the folder of the dataset.
-        searches: Searches in it.
-        evaluations: Evaluations of all of them.
+        searches: Number of its searches.
+        evaluations: Number of evaluations in all its searches.
     """
 
     path: Path
@@ -75,7 +75,7 @@ def submit_searches(race: str | os.PathLike[str] | RaceResults | SubmitOptions, 
     """Write the searches of an agent in a race as a submission.
 
     Args:
-        race: Folder of the race, or what it returned; or all options.
+        race: Folder of the race, or its result; or all options.
         **settings: Options of :class:`SubmitOptions` by name: ``agent``, ``to`` and ``description``.
 
     Raises:
@@ -91,7 +91,7 @@ def verify_submission(submission: str | os.PathLike[str] | VerifyOptions, *, pro
 
     Args:
         submission: File of the submission; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
 
     Raises:
         RunError: If the file cannot be read, or is no submission.
@@ -107,7 +107,7 @@ def export_searches(
     """Write the searches of a race as a dataset of Minari.
 
     Args:
-        race: Folder of the race, what it returned, or file of a submission; or all options.
+        race: Folder of the race, its result, or file of a submission; or all options.
         **settings: Options of :class:`BenchExportOptions` by name: ``minari``, ``task`` and ``agents``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From a teacher and a text to the evaluations of all students of a space, of which tables are made."""
+"""Builds of tables: evaluates all students of a space for a teacher and a text."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 
 TELLING = 10
-"""Students after which is said what the rest will take."""
+"""Number of students after which the remaining time is estimated."""
 
 _README = """# A build of a table by `kdnas table build`
 
@@ -65,11 +65,11 @@ _README = """# A build of a table by `kdnas table build`
 |---|---|
 | `config.json` | every setting |
 | `run.json` | state of the build, versions, machine |
-| `workload.json` | teacher, space, corpus, recipe: what the table will be of |
-| `evaluations.sqlite` | every distillation, written as it ended |
-| `latencies/` | the latency of every student, one file a device |
+| `workload.json` | teacher, space, corpus and recipe of the table |
+| `evaluations.sqlite` | every distillation, written when it ends |
+| `latencies/` | the latency of every student, one file per device |
 
-Go on with an interrupted build by the same command or call again, and make the table with
+Resume an interrupted build by the same command or call. Make the table with
 
     kdnas table export {folder} --to NAME.npz
     kdnas_env.pipeline.tables.export_table([{path}], "NAME.npz")  # in Python
@@ -78,7 +78,7 @@ Go on with an interrupted build by the same command or call again, and make the 
 
 @dataclass(frozen=True, kw_only=True)
 class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
-    """Distil every student of a space with several seeds, and time each. Run it again to go on where it stopped."""
+    """Distil every student of a space with several seeds, and time each. Run it again to resume it."""
 
     COMMAND: ClassVar[str] = "table build"
     PLACES: ClassVar[tuple[str, ...]] = (
@@ -97,16 +97,16 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     out: str
     """Folder of the build, created if it does not exist."""
     title: str = ""
-    """What is distilled, in words; by default teacher and corpus."""
+    """Title of the table; by default teacher and corpus."""
     teacher: str = "demo"
     """Name on the hub or folder of an encoder: BERT, RoBERTa, ModernBERT, MPNet, or any other that AutoModel loads."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     space: SpaceOptions = field(default_factory=SpaceOptions)
     sample: int | None = None
-    """Students drawn from the space, where it is too large for a table of all. A larger sample begins with a smaller
-    one, so that a build can go on with more students, but not with fewer."""
+    """Number of students drawn from the space, if it is too large for a table of all. A larger sample begins with the
+    smaller one, so a build can be resumed with more students, but not with fewer."""
     around: str | None = None
-    """Table or surrogate, by name or npz file: the sample is then of students that its model says are the best 1 %."""
+    """Table or surrogate, by name or npz file: draw the sample from students that its model ranks in the top 1 %."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of initialisation and data order that every student is distilled with."""
     epochs: int = 3
@@ -117,21 +117,21 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     """Runtimes that students are timed with (torch, onnxruntime, onnxruntime-int8), beside the analytic one."""
     latency: TimedPassOptions = field(default_factory=TimedPassOptions)
     shard: str = "1/1"
-    """I/N: the I-th of N equal parts of the work, each for a machine; kdnas table export joins them."""
+    """I/N: do the I-th of N equal parts of the work, such as one per machine; kdnas table export joins them."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the training; in float32 a GPU finds what a CPU finds, but for the last digits."""
+    """Precision of the training; in float32, results on GPU and CPU differ only in the last digits."""
     threads: int = 1
-    """Threads that each process trains with. Recorded, since the last digits of the results depend on it."""
+    """Training threads per process. Recorded, because the last digits of the results depend on it."""
     workers: int = 1
     """Number of processes, each of which distils one student at a time."""
     skip_losses: bool = False
-    """Measure latencies only."""
+    """Only measure latencies."""
     skip_latencies: bool = False
-    """Distil only."""
+    """Only distil."""
     evaluations: str | None = None
-    """Store of another build or a search, or a table, to start from: its distillations are not done again."""
+    """Store of another build or a search, or a table, to start from: its distillations are not repeated."""
     latencies: str | None = None
-    """Folder of another build under the same teacher, whose latencies are taken over; the text does not matter."""
+    """Folder of another build with the same teacher, whose latencies are reused; its text may differ."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -178,20 +178,20 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
         return expanded(self.out)
 
     def device_of(self, runtime: str) -> LatencyDevice:
-        """Return what latencies of a runtime are recorded as."""
+        """Return the device under which latencies of a runtime are recorded."""
         machine = "a model of a reference machine" if runtime == "analytic" else processor_name()
         return LatencyDevice(runtime, machine, runtime, **asdict(self.latency))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BuiltTable(Finished):
-    """A build whose work, or whose part of it, is done.
+    """A finished build, or a finished part of one.
 
     Attributes:
         path: Its folder.
-        options: What was asked for.
+        options: Its settings.
         students: Students of the space.
-        ended: Distillations of this part by how they ended.
+        ended: Number of distillations of this part by final status.
     """
 
     path: Path
@@ -200,16 +200,16 @@ class BuiltTable(Finished):
     ended: Mapping[Status, int]
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row a way to end: how many distillations of this part ended so."""
+        """Return one row per status: the number of distillations of this part that ended with it."""
         return [{"status": str(status), "distillations": count} for status, count in self.ended.items()]
 
 
 def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, **settings: Any) -> BuiltTable:
-    """Distil every student of a space with several seeds, and time each. By the same call again a build goes on.
+    """Distil every student of a space with several seeds, and time each. The same call again resumes a build.
 
     Args:
         name: Short name of the table; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
         **settings: Options of :class:`TableBuildOptions` by name, of which ``out`` is required.
 
     Raises:
@@ -222,7 +222,7 @@ def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, *
     from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 
     options = options_of(TableBuildOptions, settings, name=name)
-    # What is cheap to check is checked before a folder is made.
+    # Run the cheap checks before a folder is created.
     check_demo(options.teacher, options.corpus.source)
     wanted = options.space
     space = resolve_space(
@@ -275,7 +275,7 @@ def _build(
     teacher = evaluator.workload.teacher
     timed = networks(students)
     model_latencies(LatencyFile.open(options.folder, options.device_of("analytic")), timed, teacher.architecture)
-    # Made now, so that a runtime that is missing does not show after hours.
+    # Make the probes now, so that a missing runtime is reported at once and not after hours.
     probes = {
         runtime: LatencyProbe(
             teacher.model, teacher.architecture, LatencySettings(runtime=runtime, **asdict(options.latency))
@@ -330,7 +330,7 @@ def _measure(
 
 
 def _estimating(progress: Progress, what: str, clock: Callable[[], float] = time.perf_counter) -> OnProgress:
-    """Return what tells how far it is, and after the first ten what the rest will take."""
+    """Return a callback that reports progress and, after the first ten students, estimates the remaining time."""
     began: tuple[float, int] | None = None
 
     def advance(done: int, total: int) -> None:

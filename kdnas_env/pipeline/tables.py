@@ -1,4 +1,4 @@
-"""Tables: made of builds, verified, and surrogates fitted to them."""
+"""Export of builds as tables, verification of tables, and the fit of surrogates to tables."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ from kdnas_env.tabulation.verify import Replayed, draw_cells, find_faults, open_
 
 @dataclass(frozen=True)
 class TableExportOptions:
-    """Make a table of what one or more builds of the same distillations have found."""
+    """Make a table of the results of one or more builds of the same distillations."""
 
     folders: tyro.conf.Positional[tuple[str, ...]]
     """Folders of kdnas table build."""
     to: str
-    """The table, an npz file; a JSON file of the same name comes beside it."""
+    """Path of the table, an npz file; a JSON file of the same name is written beside it."""
 
 
 @dataclass(frozen=True)
 class ImportNasBenchBertOptions:
-    """Make an external table of NAS-Bench-BERT: 500 BERTs whose layers differ, with scores of GLUE, to race agents on.
+    """Make an external table of NAS-Bench-BERT, to race agents on: 500 BERTs with heterogeneous layers and GLUE scores.
 
-    The file comes from its authors: data/BERT_benchmark.json of github.com/aaronserianni/training-free-nas.
+    The authors publish the file as data/BERT_benchmark.json of github.com/aaronserianni/training-free-nas.
     """
 
     file: tyro.conf.Positional[str]
     """The file BERT_benchmark.json."""
     to: str
-    """The table, an npz file; a JSON file of the same name comes beside it."""
+    """Path of the table, an npz file; a JSON file of the same name is written beside it."""
     metric: Literal["glue", "cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst", "sts"] = "glue"
-    """The score that agents are rewarded with; glue is the mean of the others."""
+    """The score that is the reward; glue is the mean of the others."""
 
 
 @dataclass(frozen=True)
@@ -60,28 +60,28 @@ class TableFitOptions:
     """Fit a surrogate to a table, for spaces that are too large to tabulate, and write it to a file."""
 
     tables: tyro.conf.Positional[tuple[str, ...]]
-    """Name or npz file of a table; further ones of the same workload, such as of students between those of the first,
-    make it better there."""
+    """Name or npz file of a table. Further tables of the same workload, such as of students between those of the first,
+    improve the predictions there."""
     to: str
-    """The surrogate, an npz file; a JSON file of the same name comes beside it."""
+    """Path of the surrogate, an npz file; a JSON file of the same name is written beside it."""
 
     def __post_init__(self) -> None:
         if not self.tables:
-            raise KDNASError("there is nothing to fit to; name a table, or the npz file of one")
+            raise KDNASError("there is no table to fit to; name a table, or the npz file of one")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableVerifyOptions(DeviceOption, CacheOption):
-    """Check that a table is whole, that its numbers make sense, and that distillation finds them again."""
+    """Check that a table is complete, that its values are plausible, and that distillation reproduces them."""
 
     table: tyro.conf.Positional[str]
     """Name of a table of the package, or an npz file."""
     replay: int = 0
     """Number of random cells that are distilled again and compared."""
     seed: int = 0
-    """Seed of the draw of the cells."""
+    """Seed of the choice of cells."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the training: that of the table's build."""
+    """Precision of the training: that of the table's build."""
 
     def __post_init__(self) -> None:
         check_whole("replay", self.replay, of="cells", at_least=0)
@@ -99,9 +99,9 @@ class Fit:
     Attributes:
         path: Its file.
         surrogate: The surrogate.
-        points: Points of the space that it answers for.
-        gains: Of every table but the first, its name, how well the first alone predicts its held-out losses, and how
-            well both do, each student without having been seen.
+        points: Number of points of the space that it predicts.
+        gains: For every table but the first: its name, how well a fit to the first table alone predicts its held-out
+            losses, and how well a fit to both does. Each student is predicted from a fit that excludes it.
     """
 
     path: Path
@@ -110,7 +110,7 @@ class Fit:
     gains: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...]
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row a table that was added: agreement of predicted and true held-out losses, without it and with."""
+        """Return one row per added table: agreement of predicted and true held-out losses, without and with it."""
         return [
             {"table": name, **{f"{key}_without": value for key, value in alone.items()}, **both}
             for name, alone, both in self.gains
@@ -134,7 +134,7 @@ class Verification:
     allowed: float | None = None
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row a cell that was distilled anew: how much its losses differ."""
+        """Return one row per cell that was distilled again, with the difference of its losses."""
         return [
             {**replayed.cell.student.to_dict(), "seed": replayed.cell.seed, "difference": replayed.difference}
             for replayed in self.replayed
@@ -142,11 +142,11 @@ class Verification:
 
 
 def export_table(folders: Sequence[str | os.PathLike[str]], to: str | os.PathLike[str]) -> Inspection:
-    """Make a table of what builds of the same distillations have found, and write it.
+    """Make a table of the results of builds of the same distillations, and write it.
 
     Args:
         folders: Folders of the builds.
-        to: The npz file; a JSON file comes beside it.
+        to: Path of the npz file; a JSON file is written beside it.
 
     Raises:
         KDNASError: If there is no build, they are of different distillations or disagree, or it cannot be written.
@@ -180,7 +180,7 @@ def fit_surrogate(
     Args:
         tables: Names or npz files of the tables, the main one first.
         to: The npz file; a JSON file comes beside it.
-        progress: Receives what is done.
+        progress: Receives the progress.
 
     Raises:
         KDNASError: If there is no such table, it has too few students, or the tables are of different workloads.
@@ -195,15 +195,15 @@ def fit_surrogate(
 
 
 def verify_table(table: str | TableVerifyOptions, *, progress: Progress = SILENT, **settings: Any) -> Verification:
-    """Check that a table is whole, that its numbers make sense, and that distillation finds them again.
+    """Check that a table is complete, that its values are plausible, and that distillation reproduces them.
 
     Args:
         table: Name or npz file of the table; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
         **settings: Options of :class:`TableVerifyOptions` by name, such as ``replay=5``.
 
     Raises:
-        KDNASError: If there is no such table, or what it was distilled from cannot be had.
+        KDNASError: If there is no such table, or its teacher or text is not available.
     """
     options = options_of(TableVerifyOptions, settings, table=table)
     source = load_table(options.table)

@@ -1,4 +1,4 @@
-"""A model of fewer tokens: most parameters of a small student are its embeddings."""
+"""Cuts the vocabulary of a model, because most parameters of a small student are its embeddings."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class VocabularyTextOptions(SourceOptions):
 
 @dataclass(frozen=True)
 class VocabularyOptions(SeedOption):
-    """Make a model that knows the tokens of your text only.
+    """Make a model with only the tokens of your text.
 
-    The students of such a teacher are smaller. A finished student or classifier becomes smaller itself. Texts of the
-    tokens that are kept are read as before.
+    Students of such a teacher are smaller. A finished student or classifier becomes smaller itself. Texts that contain
+    only kept tokens give the same results as before.
     """
 
     teacher: str = "demo"
     """Name on the hub or folder of the teacher; or folder of a student or classifier."""
     size: int | None = None
-    """Tokens at most, most frequent first; by default all that occur."""
+    """Maximum number of tokens, most frequent first; by default all that occur."""
     corpus: VocabularyTextOptions = field(default_factory=VocabularyTextOptions)
     out: str | None = None
     """Folder of the new teacher; by default named after the teacher and its tokens, in the working folder."""
@@ -70,14 +70,14 @@ class VocabularyOptions(SeedOption):
 
 @dataclass(frozen=True)
 class TextCost:
-    """What a smaller vocabulary does to text that it was not chosen by.
+    """Effect of a smaller vocabulary on held-out text, which did not choose its tokens.
 
     Attributes:
-        rows: Rows of text.
-        covered: Share of the tokens that are kept.
-        longer: Tokens now over tokens before.
-        unknown: Share of the tokens now that are unknown.
-        unknown_before: Share of the tokens before that were.
+        rows: Number of rows of text.
+        covered: Share of the text's tokens that the vocabulary keeps.
+        longer: Ratio of the numbers of tokens after and before the cut.
+        unknown: Share of unknown tokens after the cut.
+        unknown_before: Share of unknown tokens before the cut.
     """
 
     rows: int
@@ -89,20 +89,20 @@ class TextCost:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class VocabularyCut(Finished):
-    """A teacher of a smaller vocabulary.
+    """A model with a smaller vocabulary.
 
     Attributes:
         path: Its folder, in hub layout: name it as ``teacher``.
-        teacher: The teacher that it was made of.
-        tokens: Tokens that it knows.
-        tokens_before: Tokens that the other knows.
-        parameters: Its parameters.
-        parameters_before: Those of the other.
-        text: What became of a tenth of the text, by which no token was chosen.
-        role: What it is: ``teacher``, ``classifier`` or ``embedding student``.
-        score: Score of a classifier on its task; of an embedding student, Spearman's correlation of its similarities
-            with its teacher's. None for others, and where the task or the text cannot be read.
-        score_before: The same with all tokens.
+        teacher: The original model.
+        tokens: Number of its tokens.
+        tokens_before: Number of tokens of the original.
+        parameters: Number of its parameters.
+        parameters_before: Number of parameters of the original.
+        text: Effect on held-out text: a tenth of the text, which did not choose the tokens.
+        role: Its kind: ``teacher``, ``classifier`` or ``embedding student``.
+        score: Score of a classifier on its task; for an embedding student, Spearman's correlation of its similarities
+            with its teacher's. None for other models, and if the task or the text cannot be read.
+        score_before: Score of the original.
     """
 
     path: Path
@@ -117,11 +117,11 @@ class VocabularyCut(Finished):
     score_before: float | None = None
 
     def about(self) -> dict[str, object]:
-        """Return what is shown of it beside its folder."""
+        """Return what its representation shows beside the folder."""
         return {"tokens": self.tokens, "tokens_before": self.tokens_before}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``vocabulary.json`` says."""
+        """Return the content of ``vocabulary.json``."""
         values = {name: value for name, value in vars(self).items() if name not in ("path", "text")}
         return {"format": _FORMAT, **values, "text": asdict(self.text)}
 
@@ -129,19 +129,19 @@ class VocabularyCut(Finished):
 def vocabulary(
     teacher: str | VocabularyOptions | None = None, *, progress: Progress = SILENT, **settings: Any
 ) -> VocabularyCut:
-    """Make a teacher, student or classifier that knows the tokens of a text only.
+    """Make a teacher, student or classifier with only the tokens of a text.
 
-    Its hidden states of texts that need no other token are the same. Other words are spelled with the tokens that are
-    left. Search, distil and run with the folder as ``teacher``. A classifier or embedding student of kdnas is scored
+    Its hidden states do not change for texts that contain only kept tokens. Other words are split into the kept tokens.
+    Use the folder as ``teacher`` of a search, distillation or run. A classifier or embedding student of kdnas is scored
     again, on the task or the text that its record names.
 
     Args:
         teacher: Name or folder of the teacher, ``demo`` by default; or all options.
-        progress: Receives what is done.
+        progress: Receives the progress.
         **settings: Options of :class:`VocabularyOptions` by name, such as ``size=8000`` or ``corpus="texts.txt"``.
 
     Raises:
-        KDNASError: For bad input; nothing is left behind.
+        KDNASError: For bad input. Then no file is left behind.
     """
     from kdnas_env.distillation.student.folder import write_lineage
     from kdnas_env.distillation.student.vocabulary_cut import write_cut_teacher
@@ -218,7 +218,7 @@ def _scored_again(
         source: The model, whose encoder is cut.
         origin: Where it was before.
         folder: Where it is now.
-        progress: Receives what is done.
+        progress: Receives the progress.
     """
     if source.record is None and source.embedded is None:
         return None, None
@@ -258,7 +258,7 @@ def _embedder_again(record: EmbedderRecord, origin: str, folder: Path) -> Embedd
 
 
 def _score_of(record: ClassifierRecord | EmbedderRecord | None) -> float | None:
-    """Return the score that stands for all of a record."""
+    """Return the main score of a record."""
     from kdnas_env.tasks.vector_scores import EmbeddingScore
 
     if record is None:
@@ -280,7 +280,7 @@ def _card(record: ClassifierRecord | EmbedderRecord, model: Any, folder: Path) -
 
 
 def _texts(options: VocabularyOptions) -> tuple[list[str], list[str]]:
-    """Return the texts that choose tokens, and those that are held out."""
+    """Return the texts that choose the tokens, and the held-out texts."""
     corpus = options.corpus
     layout = TextLayout(**{name: getattr(corpus, name) for name in LAYOUT_OPTIONS})
     reading = {"config_name": corpus.config_name, "split": corpus.split, "layout": layout}

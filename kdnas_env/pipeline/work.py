@@ -105,7 +105,7 @@ class StageProgress:
     """Reports the progress of a stage of a run. It adds the stage to the names of options between backquotes.
 
     Args:
-        progress: Receives what is done.
+        progress: Receives the progress.
         stage: The stage.
     """
 

@@ -172,9 +172,8 @@ class _Search:
 
     def _assign_proposals(self) -> bool:
         """Give proposals to all free workers; return whether a student is pending."""
-        # A student with a known result also occupies a worker until the agent was told, so that the agent decides with
-        # all
-        # known results.
+        # A student with a known result occupies a worker until the agent has received the result. The agent then
+        # decides with all known results.
         while self.pool.free > len(self._answered) and not self._over and self.pool.now() < self.end:
             student = self._propose()
             if student is None:

@@ -148,7 +148,7 @@ class AgentConformance:
             clause("vector", result.best == expected.best, "another best")
             losses = [[info["loss"] for info in search.infos] for search in (result, expected)]
             clause("vector", losses[0] == losses[1], "infos are not those of the candidates")
-        with pytest.raises(KDNASError, match="a round of a vector environment is one step of its 4 seats"):
+        with pytest.raises(KDNASError, match="a round of a vector environment is one step of its 4 sub-environments"):
             make_agent().search(together, round_size=5)
 
     def test_the_seed(self, make_agent: MakeAgent) -> None:

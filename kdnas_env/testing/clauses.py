@@ -1,4 +1,4 @@
-"""What the conformance suites share."""
+"""Functions that the conformance suites share."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ import numpy as np
 
 
 def clause(name: str, holds: object, complaint: str) -> None:
-    """Fail the test, naming the clause of the contract that does not hold.
+    """Fail the test if a clause of the contract does not hold.
+
+    Args:
+        name: Name of the clause.
+        holds: Whether it holds, as a truth value.
+        complaint: What is wrong, for the message.
 
     Raises:
-        AssertionError: If it does not hold.
+        AssertionError: If the clause does not hold.
     """
     if not holds:
         raise AssertionError(f"clause '{name}' does not hold: {complaint}")
@@ -33,9 +38,9 @@ def global_states() -> tuple[object, ...]:
 
 @contextmanager
 def shaken_generators() -> Iterator[None]:
-    """Put the global random generators into other states in the block, and back after it.
+    """Set the global random generators to unusual states in the block, and restore them after it.
 
-    In states that hardly anybody seeds, seeding cannot go unnoticed.
+    A test can then detect that the code under test seeds a generator, because the seed is hardly ever the same.
     """
     torch = sys.modules.get("torch")
     saved = random.getstate(), np.random.get_state(), torch.get_rng_state() if torch else None  # noqa: NPY002

@@ -1,12 +1,12 @@
-"""What every environment has to keep to; to be subclassed in tests of your own. Needs pytest.
+"""Conformance tests of environments; subclass them in your tests. Needs pytest.
 
     class TestMine(EnvironmentConformance):
         @pytest.fixture
         def make_env(self):
             return partial(gym.make, "my/Environment-v0")
 
-Run it with warnings as errors (``filterwarnings = ["error"]``): the checkers of Gymnasium and Stable-Baselines3 say
-some things as warnings.
+Treat warnings as errors (``filterwarnings = ["error"]``), because the checkers of Gymnasium and Stable-Baselines3
+report some faults as warnings.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class EnvironmentConformance:
         env.close()
 
     def test_gymnasium_checker(self, env: Env) -> None:
-        """Clause *gymnasium*: its checker has no complaint."""
+        """Clause *gymnasium*: its checker finds no fault."""
         check_env(env.unwrapped)
 
     def test_stable_baselines3_checker(self, env: Env) -> None:
-        """Clause *stable-baselines3*: its checker has no complaint."""
+        """Clause *stable-baselines3*: its checker finds no fault."""
         checker = pytest.importorskip("stable_baselines3.common.env_checker")
         checker.check_env(env.unwrapped, skip_render_check=True)
 
@@ -78,7 +78,7 @@ class EnvironmentConformance:
         other.close()
 
     def test_pickled_in_mid_search(self, env: Env) -> None:
-        """Clause *pickle*."""
+        """Clause *pickle*: a pickled environment continues its search."""
         env.reset(seed=1)
         first, second = _actions(env, 2)
         env.step(first)
@@ -87,11 +87,11 @@ class EnvironmentConformance:
         if env.spec is not None and env.spec.nondeterministic:
             clause("pickle", ours[4]["evaluations"] == theirs[4]["evaluations"], "a pickled copy forgets its search")
         else:
-            clause("pickle", data_equivalence(ours, theirs, exact=True), "a pickled copy goes on otherwise")
+            clause("pickle", data_equivalence(ours, theirs, exact=True), "a pickled copy continues differently")
         copy.close()
 
     def test_made_again_from_its_specification(self, env: Env) -> None:
-        """Clause *spec*: what made it is plain data."""
+        """Clause *spec*: the specification survives JSON and makes an equal environment."""
         if env.spec is None:
             pytest.skip("the environment was not made by gymnasium.make")
         spec = EnvSpec.from_json(env.spec.to_json())
@@ -101,7 +101,7 @@ class EnvironmentConformance:
         again.close()
 
     def test_render_modes(self, make_env: MakeEnv) -> None:
-        """Clause *render*."""
+        """Clause *render*: each render mode returns a frame of its type."""
         for mode in make_env(budget=self.BUDGET).metadata["render_modes"]:
             env = make_env(budget=self.BUDGET, render_mode=mode)
             env.reset(seed=0)
@@ -117,7 +117,7 @@ class EnvironmentConformance:
             env.close()
 
     def test_every_answer_is_in_its_space(self, env: Env) -> None:
-        """Clause *answers*."""
+        """Clause *answers*: answers are in their spaces, finite, and of constant types."""
         observation, info = env.reset(seed=2)
         kinds = {name: type(value) for name, value in info.items()}
         clause("answers", observation in env.observation_space, "the first observation is not in its space")
@@ -135,7 +135,7 @@ class EnvironmentConformance:
                 break
 
     def test_the_budget(self, env: Env) -> None:
-        """Clause *budget*: an episode ends with the evaluation that spends it, not before and not after."""
+        """Clause *budget*: an episode ends exactly with the evaluation that spends the budget."""
         env.reset(seed=0)
         for place, action in enumerate(_actions(env, self.BUDGET), start=1):
             _, _, terminated, truncated, _ = env.step(action)
@@ -148,7 +148,7 @@ class EnvironmentConformance:
         clause("budget", False, "a step after the end of the episode did not raise ResetNeeded")
 
     def test_actions_outside_the_space(self, env: Env) -> None:
-        """Clause *actions*: what is not in the space raises ``ValueError`` and costs nothing."""
+        """Clause *actions*: an action outside the space raises ``ValueError`` and costs nothing."""
         with pytest.raises(ResetNeeded):
             env.unwrapped.step(_actions(env, 1)[0])
         env.reset(seed=0)
@@ -165,7 +165,7 @@ class EnvironmentConformance:
         clause("actions", info.get("evaluations", 1) == 1, "refused actions were counted")
 
     def test_arrays_belong_to_the_caller(self, make_env: MakeEnv) -> None:
-        """Clause *copies*: what a caller does to an answer changes nothing."""
+        """Clause *copies*: a caller may modify an answer without effect on later answers."""
         env, spoilt = make_env(budget=self.BUDGET), make_env(budget=self.BUDGET)
         if env.spec is not None and env.spec.nondeterministic:
             pytest.skip("the environment does not claim to be deterministic")
@@ -180,7 +180,7 @@ class EnvironmentConformance:
         spoilt.close()
 
     def test_global_generators(self, env: Env) -> None:
-        """Clause *generators*."""
+        """Clause *generators*: the environment neither reads nor seeds global random generators."""
         with shaken_generators():
             before = global_states()
             env.reset(seed=0)
@@ -189,7 +189,7 @@ class EnvironmentConformance:
 
 
 def _actions(env: Env, count: int) -> list[Any]:
-    """Draw different actions, those that are worth a step where the environment says."""
+    """Draw different actions, from the valid ones if the environment lists them."""
     valid = env.get_wrapper_attr("valid_action_indices") if env.has_wrapper_attr("valid_action_indices") else None
     space = env.action_space
     if valid is not None and isinstance(space, spaces.MultiDiscrete):

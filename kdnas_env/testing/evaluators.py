@@ -1,4 +1,4 @@
-"""What every evaluator has to keep to; to be subclassed in tests of your own. Needs pytest.
+"""Conformance tests of evaluators; subclass them in your tests. Needs pytest.
 
 class TestMine(EvaluatorConformance):
     @pytest.fixture
@@ -26,7 +26,7 @@ from kdnas_env.testing.clauses import clause, global_states, shaken_generators
 class EvaluatorConformance:
     """The contract of :class:`kdnas_env.core.evaluation.Evaluator`, clause by clause.
 
-    A subclass provides the fixtures ``evaluator`` and ``configs``, and may change ``fidelity`` and ``impossible``.
+    A subclass provides the fixtures ``evaluator`` and ``configs``. It may override ``fidelity`` and ``impossible``.
     """
 
     @pytest.fixture
@@ -41,7 +41,7 @@ class EvaluatorConformance:
 
     @pytest.fixture
     def fidelity(self) -> Fidelity:
-        """An effort of two epochs or more that is cheap."""
+        """A cheap fidelity of two epochs or more."""
         return Fidelity(epochs=2)
 
     @pytest.fixture
@@ -52,7 +52,7 @@ class EvaluatorConformance:
     def test_one_record_per_architecture_in_order(
         self, evaluator: Evaluator, configs: list[StudentConfig], fidelity: Fidelity
     ) -> None:
-        """Clause *batch*."""
+        """Clause *batch*: one record per architecture, in order, also for repeated architectures."""
         order = [*configs, configs[0]]
         records = evaluator.evaluate(order, fidelity)
         clause("batch", len(records) == len(order), f"{len(records)} records for {len(order)} architectures")
@@ -62,7 +62,7 @@ class EvaluatorConformance:
         clause("batch", evaluator.evaluate([], fidelity) == [], "an empty batch has an answer that is not empty")
 
     def test_records_are_complete(self, evaluator: Evaluator, configs: list[StudentConfig], fidelity: Fidelity) -> None:
-        """Clause *record*."""
+        """Clause *record*: curves, latency and sizes are complete, and the record survives JSON."""
         for record in evaluator.evaluate(configs, fidelity):
             clause("record", record.status is Status.OK, f"{record.config} ended as {record.status}: {record.error}")
             for name in ("train_loss", "heldout_loss", "train_unexplained", "heldout_unexplained", "epoch_seconds"):
@@ -78,7 +78,7 @@ class EvaluatorConformance:
             clause("record", Evaluation.from_json(record.to_json()) == record, "the record does not survive JSON")
 
     def test_equal_calls(self, evaluator: Evaluator, configs: list[StudentConfig], fidelity: Fidelity) -> None:
-        """Clause *deterministic*."""
+        """Clause *deterministic*: a record does not depend on the batch or on earlier evaluations."""
         if not evaluator.deterministic:
             pytest.skip("the evaluator does not claim to be deterministic")
         together = [_timeless(record) for record in evaluator.evaluate(configs, fidelity)]
@@ -88,7 +88,7 @@ class EvaluatorConformance:
     def test_what_cannot_be_built_is_a_record(
         self, evaluator: Evaluator, impossible: StudentConfig, configs: list[StudentConfig], fidelity: Fidelity
     ) -> None:
-        """Clause *failure*."""
+        """Clause *failure*: an architecture that cannot be built gives a record with an error."""
         try:
             failed, fine = evaluator.evaluate([impossible, configs[0]], fidelity)
         except Exception as error:
@@ -100,7 +100,7 @@ class EvaluatorConformance:
         clause("failure", fine.ok, f"a failure spoils the rest of its batch: {fine.error}")
 
     def test_epochs_are_reported(self, evaluator: Evaluator, configs: list[StudentConfig], fidelity: Fidelity) -> None:
-        """Clause *on_epoch*."""
+        """Clause *on_epoch*: the callback gets one report per candidate and epoch."""
         reports: list[EpochReport] = []
         records = evaluator.evaluate(configs, fidelity, on_epoch=reports.append)
         expected = [(place, epoch) for place in range(len(configs)) for epoch in range(fidelity.epochs + 1)]
@@ -114,7 +114,7 @@ class EvaluatorConformance:
         clause("on_epoch", sizes == {(len(configs), fidelity.epochs)}, f"reports of (candidates, epochs) {sizes}")
 
     def test_a_true_answer_stops(self, evaluator: Evaluator, configs: list[StudentConfig], fidelity: Fidelity) -> None:
-        """Clause *stop*."""
+        """Clause *stop*: a true answer of the callback stops this student and no other."""
         stopped, going_on = evaluator.evaluate(
             configs[:2], fidelity, on_epoch=lambda report: report.candidate == 0 and report.epoch == 1
         )
@@ -124,14 +124,14 @@ class EvaluatorConformance:
         clause("stop", going_on.ok, f"the student beside it ended as {going_on.status}")
 
     def test_the_fingerprint(self, evaluator: Evaluator, configs: list[StudentConfig], fidelity: Fidelity) -> None:
-        """Clause *fingerprint*."""
+        """Clause *fingerprint*: it is a text that does not change."""
         before = evaluator.fingerprint
         evaluator.evaluate(configs[:1], fidelity)
         clause("fingerprint", isinstance(before, str) and bool(before), f"the fingerprint is {before!r}")
         clause("fingerprint", evaluator.fingerprint == before, "the fingerprint changes")
 
     def test_global_generators(self, evaluator: Evaluator, configs: list[StudentConfig], fidelity: Fidelity) -> None:
-        """Clause *generators*."""
+        """Clause *generators*: the evaluator neither reads nor seeds global random generators."""
         with shaken_generators():
             before = global_states()
             evaluator.evaluate(configs[:1], fidelity)

@@ -1,4 +1,4 @@
-"""What every teacher has to keep to; to be subclassed in tests of your own. Needs pytest.
+"""Conformance tests of teachers; subclass them in your tests. Needs pytest.
 
 class TestMine(TeacherConformance):
     @pytest.fixture
@@ -33,10 +33,10 @@ _SAMPLES = 6
 
 
 class TeacherConformance:
-    """What is asked of a teacher, clause by clause: that a student can learn from it, and takes its place.
+    """The contract of a teacher, clause by clause: a student can learn from it and replace it.
 
-    A subclass provides the fixture ``folder``, and may change ``texts`` and ``student``. No test changes the teacher:
-    ``teacher`` may return the same one to all of them.
+    A subclass provides the fixture ``folder``. It may override ``texts`` and ``student``. No test changes the teacher,
+    so ``teacher`` may return the same object to all tests.
     """
 
     @pytest.fixture
@@ -46,12 +46,12 @@ class TeacherConformance:
 
     @pytest.fixture
     def texts(self) -> list[str]:
-        """A hundred or more different texts that its tokenizer knows."""
+        """A hundred or more different texts with tokens of its vocabulary."""
         return tiny_texts()
 
     @pytest.fixture
     def student(self) -> StudentConfig:
-        """A student that is distilled in no time."""
+        """A student whose distillation is fast."""
         return StudentConfig(1, 2, 32, 48)
 
     @pytest.fixture
@@ -88,7 +88,7 @@ class TeacherConformance:
             clause("architecture", own == expected, f"{name} is {own}, but {expected} by the configuration alone")
 
     def test_the_fingerprint_tells_weights(self, folder: Path, teacher: Teacher, tmp_path: Path) -> None:
-        """Clause *fingerprint*."""
+        """Clause *fingerprint*: teachers with different weights have different fingerprints."""
         model: Any = copy.deepcopy(teacher.model)
         with torch.no_grad():
             model.get_input_embeddings().weight[-1] += 1
@@ -98,7 +98,7 @@ class TeacherConformance:
         clause("fingerprint", other != teacher.fingerprint, "teachers of different weights have one fingerprint")
 
     def test_states_do_not_depend_on_padding(self, teacher: Teacher, texts: list[str]) -> None:
-        """Clauses *states* and *padding*."""
+        """Clauses *states* and *padding*: hidden states have the expected shapes and do not depend on padding."""
         batch = dict(teacher.tokenizer(texts[:_SAMPLES], padding=True, return_tensors="pt"))
         padded = teacher.hidden_states(**batch)
         shape = (*batch["input_ids"].shape, teacher.architecture.hidden_size)
@@ -106,8 +106,8 @@ class TeacherConformance:
         expected = [shape] * (teacher.architecture.num_hidden_layers + 1)
         clause("states", actual == expected, f"hidden states of shapes {actual}, expected {expected}")
         mask = batch["attention_mask"].bool()
-        clause("padding", not mask.all(), "the texts are equally long, so that nothing was tested; give others")
-        clause("padding", bool(mask[:, 0].all()), "the tokenizer pads on the left, where students count positions from")
+        clause("padding", not mask.all(), "all texts have the same length, so nothing was tested; give other texts")
+        clause("padding", bool(mask[:, 0].all()), "the tokenizer pads on the left, but positions count from the left")
         for place, text in enumerate(texts[:_SAMPLES]):
             alone = teacher.hidden_states(**dict(teacher.tokenizer(text, return_tensors="pt")))
             for layer, (whole, own) in enumerate(zip(padded, alone, strict=True)):
@@ -116,17 +116,17 @@ class TeacherConformance:
                 clause("padding", difference < _LARGEST_DIFFERENCE, complaint)
 
     def test_vectors_are_pooled(self, teacher: Teacher, texts: list[str]) -> None:
-        """Clause *pooling*."""
+        """Clause *pooling*: pooled vectors have the hidden size."""
         pooled = PooledEncoder(teacher.model)
         vectors = pooled(**dict(teacher.tokenizer(texts[:_SAMPLES], padding=True, return_tensors="pt")))
         expected = (_SAMPLES, teacher.architecture.hidden_size)
-        clause("pooling", pooled.width == expected[1], f"pooled vectors are said to be {pooled.width} long")
+        clause("pooling", pooled.width == expected[1], f"the width of pooled vectors is {pooled.width}")
         clause("pooling", tuple(vectors.shape) == expected, f"pooled vectors of shape {vectors.shape}, not {expected}")
 
     def test_a_student_learns(
         self, evaluator: MiniKDEvaluator, student: StudentConfig, texts: list[str], tmp_path: Path
     ) -> None:
-        """Clauses *learning*, *folder* and *loop*."""
+        """Clauses *learning*, *folder* and *loop*: a student learns, can be saved, and cached states are exact."""
         distilled = evaluator.distil(student, Fidelity(epochs=1))
         evaluation, teacher = distilled.evaluation, evaluator.workload.teacher
         clause("learning", evaluation.ok, f"the distillation ended as {evaluation.status}: {evaluation.error}")

@@ -20,8 +20,8 @@ class LinearReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     ## Description
 
-    For environments with a vector reward and a `reward_space`, such as `MultiObjectiveReward` makes or those of
-    MO-Gymnasium, whose wrapper of the same name uses the same keys.
+    For environments with a vector reward and a `reward_space`: those wrapped in `MultiObjectiveReward`, and those of
+    MO-Gymnasium. The wrapper of the same name in MO-Gymnasium uses the same keys in `info`.
 
     ## Action Space, Observation Space and Episode End
 

@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_finite_ends_with_advice(
     assert main(flags(learning_rate=1e9)) == 2
     told = capsys.readouterr().err
     assert "not finite: at or before step" in told
-    assert "smaller --learning-rate, it was 1e+09" in told
+    assert "smaller --learning-rate; it was 1e+09" in told
     assert (tmp_path / "distill" / "best" / "checkpoints" / "curve.json").exists()
     assert json.loads((tmp_path / "distill" / "run.json").read_text())["state"] == "failed"
 
@@ -283,7 +283,7 @@ def test_bad_flags(changes: dict[str, Any], message: str, flags: Flags, capsys: 
 @pytest.mark.parametrize(
     ("added", "message"),
     [
-        (["--corpus.streaming"], "a stream has no end, so that epochs cannot be counted; give --max-steps"),
+        (["--corpus.streaming"], "a stream has no end, so epochs cannot be counted; give --max-steps"),
         (["--batch-size", "0"], "--batch-size is 0; expected a whole number of samples, at least 1"),
         (["--corpus.heldout-samples", "0"], "--corpus.heldout-samples is 0; expected a whole number, at least 1"),
         (["--family", "gpt"], "gpt"),

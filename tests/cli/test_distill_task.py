@@ -170,7 +170,7 @@ def test_an_exported_classifier_of_fewer_tokens_is_timed_on_its_own(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "is a model, no run; name the folder of a search, or the task"),
+        ([], "is a model, no run; name the folder of a search, or name the task"),
         (["--task", "sst-2"], "unknown task 'sst-2'"),
         (["--task", "nowhere.csv"], "'nowhere.csv' is not there"),
         (["--task", "imdb", "--epochs", "2"], "--epochs has no effect on the folder of a student"),
@@ -201,4 +201,4 @@ def test_several_processes_are_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     said = complaint(["distill", str(searched[0] / "student"), "--task", str(searched[1])], capsys)
-    assert "a task is distilled in one process" in said
+    assert "a task is learned in one process" in said

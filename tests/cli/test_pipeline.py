@@ -276,8 +276,8 @@ def test_a_stopped_and_killed_run_goes_on_to_the_same_end(run: Path, flags: Flag
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stages": ("search", "score")}, "the stage score needs distill, which is not done"),
-        ({"stages": "export"}, "the stage export needs distill, which is not done"),
+        ({"stages": ("search", "score")}, "the stage score needs distill, which is not finished"),
+        ({"stages": "export"}, "the stage export needs distill, which is not finished"),
         ({"family": ("best", "roberta")}, "family roberta is to be distilled, but ['bert', 'albert'] are searched"),
         ({"score__tasks": "sst-2"}, "unknown task 'sst-2'"),
         ({"teacher": "./nowhere"}, "./nowhere"),

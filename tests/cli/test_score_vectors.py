@@ -134,20 +134,20 @@ def test_what_does_not_fit(embedder: Path, student: Path, tmp_path: Path, capsys
     data = small_tasks.write_hub_layout(tmp_path / "glue")
     out = ["--out", str(tmp_path / "run")]
     said = complaint(["score", str(embedder), "--tasks", "stsb", "rte", "--data", str(data), *out], capsys)
-    assert "scored on ['stsb'] by its vectors; other tasks train its encoder: score them apart" in said
+    assert "scored on ['stsb'] by its vectors; other tasks train its encoder: score them separately" in said
     said = complaint(["score", str(student), "--tasks", "rte", "--data", str(data), "--text", "x", *out], capsys)
     assert "text has no effect with --tasks" in said
     said = complaint(["score", str(student), "--text", "x", "--data", str(data), *out], capsys)
-    assert "is no embedding student; --text is for their vectors" in said
+    assert "is no embedding student; --text applies only to those" in said
     said = complaint(["score", str(embedder), "--rows", "random", *out], capsys)
-    assert "there can be no row 'random' of vectors" in said
+    assert "row 'random' cannot be scored by vectors" in said
     said = complaint(["score", str(embedder), "--models", str(student), *out], capsys)
     assert "is no embedding student like" in said
     record = json.loads((embedder / "embedder.json").read_text())
     older = Path(shutil.copytree(embedder, tmp_path / "older"))
     (older / "embedder.json").write_text(json.dumps({**record, "drawn": {}}))
     said = complaint(["score", str(older), "--latency.runtime", "analytic", *out], capsys)
-    assert "it was made by an earlier version; name text to score on with" in said
+    assert "an earlier version made it; name text to score on with" in said
     (older / "embedder.json").write_text(json.dumps({**record, "drawn": {"count": "many"}}))
     said = complaint(["score", str(older), "--latency.runtime", "analytic", *out], capsys)
-    assert "was drawn as {'count': 'many'}, which is malformed" in said
+    assert "{'count': 'many'}, is malformed" in said

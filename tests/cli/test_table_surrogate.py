@@ -106,7 +106,7 @@ def test_agents_are_ranked_by_a_table_and_by_its_surrogate(
 
 def test_bad_fits(planted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     to = ["--to", str(tmp_path / "x.npz")]
-    assert "nothing to fit to" in complaint(["table", "fit", *to], capsys)
+    assert "there is no table to fit to" in complaint(["table", "fit", *to], capsys)
     assert "ends in .npz" in complaint(["table", "fit", planted, "--to", str(tmp_path / "x.csv")], capsys)
     foreign = planted_table(PLANTED)
     write_table(

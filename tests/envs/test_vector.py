@@ -303,7 +303,8 @@ def test_the_budget_is_spent_in_whole_rounds_and_never_exceeded(seats: int, budg
         ({"budget": 10}, "1 of the budget of 10 evaluations will not be spent, since a round of 3 .* set budget=9"),
         (
             {"budget": 20, "budget_unit": "epochs", "epochs": 2},
-            "2 of the budget of 20 epochs will not be spent, since a round of 3 seats takes 6; set budget=18",
+            "2 of the budget of 20 epochs will not be spent, since a round of 3 sub-environments takes 6; set "
+            "budget=18",
         ),
     ],
 )
@@ -439,7 +440,7 @@ def test_steps_before_the_first_reset_raise() -> None:
     ("options", "message"),
     [
         ({"num_envs": 0}, "num_envs is 0"),
-        ({"num_envs": 13}, "budget is 12 evaluations, less than one round of 13 seats"),
+        ({"num_envs": 13}, "budget is 12 evaluations, less than one round of 13 sub-environments"),
         ({"mode": "Sometimes"}, "autoreset_mode is 'Sometimes'; expected one of"),
         ({"budget_unit": "hours"}, "budget_unit is 'hours'"),
         ({"num_envs": 4, "budget_unit": "epochs", "budget": 7}, "budget is 7 epochs, less than one round"),
@@ -452,7 +453,7 @@ def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> Non
 
 def test_bad_reset_options_are_refused() -> None:
     vector = make(2)
-    with pytest.raises(KDNASError, match="expected true for all 2 seats"):
+    with pytest.raises(KDNASError, match="expected true for all 2 sub-environments"):
         vector.reset(options={"reset_mask": np.array([True, False])})
     with pytest.raises(KDNASError, match=r"unknown reset option\(s\) \['colour'\]"):
         vector.reset(options={"colour": 1})
