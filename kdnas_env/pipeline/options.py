@@ -77,7 +77,7 @@ class OutOption:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(OutOption):
-    """Base of the options of what has a run folder of its own."""
+    """Base of the options of commands with their own run folder."""
 
     resume: str | None = None
     """Run folder to resume; all other settings are read from it."""
