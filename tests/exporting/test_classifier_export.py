@@ -298,7 +298,7 @@ def test_what_does_not_fit(classifier: Classifier, tiny_teacher_dirs: dict[str, 
         write_export(tmp_path / "it", tmp_path / "out", task=TASKS["classification"](), **options)
     with pytest.raises(ExportError, match="is an encoder, which makes no decisions"):
         write_export(tiny_teacher_dirs["bert"], tmp_path / "out", task=made.task, **options)
-    with pytest.raises(KDNASError, match="`probabilities` is about the graph"):
+    with pytest.raises(KDNASError, match="`probabilities` changes the graph"):
         ExportOptions("it", to="safetensors", probabilities=True)
     headless = Path(shutil.copytree(tiny_teacher_dirs["bert"], tmp_path / "headless"))
     config = json.loads((headless / "config.json").read_text())
