@@ -165,7 +165,8 @@ class SearchSpace(GridSpace[StudentConfig]):
     def _valid(self) -> npt.NDArray[np.bool_]:
         """For each flat index, whether its configuration is valid, bool ``(size,)``.
 
-        What a configuration is valid by is tried once, not for every choice of the other dimensions.
+        The recipe, the activation and often the feed-forward size do not matter for validity. One choice
+        of each is checked, and the result is repeated for the others.
         """
         without = {"hidden_act"} if self.max_parameters is not None else {"hidden_act", "intermediate_size"}
         tried = [

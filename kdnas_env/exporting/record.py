@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.folder import EMBEDDER, TASK
@@ -19,6 +19,8 @@ from kdnas_env.tasks.own import OwnTask
 from kdnas_env.tasks.scores import TaskScore
 from kdnas_env.tasks.specs import EMBEDDED_TASKS, Split, TaskData
 from kdnas_env.tasks.vector_scores import EmbeddingScore
+
+T = TypeVar("T")
 
 FORMAT_VERSION = 1
 
@@ -72,13 +74,7 @@ def read_classifier_record(folder: str | os.PathLike[str]) -> ClassifierRecord |
     Raises:
         RunError: If it is malformed.
     """
-    path = Path(folder) / TASK
-    if not os.path.isfile(path):
-        return None
-    try:
-        return restore(ClassifierRecord, found_again(read_json(path), path.parent))
-    except ValueError as error:
-        raise RunError(f"the record of the classifier in {str(path)!r} cannot be read: {error}") from error
+    return _read(ClassifierRecord, Path(folder) / TASK, "classifier")
 
 
 @dataclass(frozen=True)
@@ -144,13 +140,16 @@ def read_embedder_record(folder: str | os.PathLike[str]) -> EmbedderRecord | Non
     Raises:
         RunError: If it is malformed.
     """
-    path = Path(folder) / EMBEDDER
+    return _read(EmbedderRecord, Path(folder) / EMBEDDER, "embedding student")
+
+
+def _read(kind: type[T], path: Path, model: str) -> T | None:
     if not os.path.isfile(path):
         return None
     try:
-        return restore(EmbedderRecord, found_again(read_json(path), path.parent))
+        return restore(kind, found_again(read_json(path), path.parent))
     except ValueError as error:
-        raise RunError(f"the record of the embedding student in {str(path)!r} cannot be read: {error}") from error
+        raise RunError(f"the record of the {model} in {str(path)!r} cannot be read: {error}") from error
 
 
 def describe_task(task: TaskData) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def build_student(
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Leaves out the initialisation of weights, a third of the time that a small model takes to be built."""
+    """Skips the initialisation of weights, which takes a third of the time to build a small model."""
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
