@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
@@ -63,6 +64,8 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+        if "processes" in sys.modules:  # some of the tests start processes
+            sys.modules["processes"].start_server()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -180,14 +183,6 @@ def browser() -> Iterator[Any]:
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
     with webdriver.Chrome(options=options, service=service) as driver:
         yield driver
-
-
-@pytest.fixture(scope="session")
-def fork_server() -> None:
-    """Lets workers begin at once; to be used where the first ones of a session would start a server without imports."""
-    from processes import start_server
-
-    start_server()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,18 +1,21 @@
 """Processes that tests watch, interrupt and kill.
 
 They are real ones, with a session, output and environment of their own, but forked from Python's fork server, which has
-imported what they need: a new interpreter takes seconds for that. So is the fork server of each, which is that of its
-workers. Tests of how an interpreter starts do not use them.
+imported what they need: a new interpreter takes seconds for that. The server is itself forked, from the tests before
+the first of them has run. So is the fork server of each process, which is that of its workers. Tests of how an
+interpreter starts do not use them.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from multiprocessing import util
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from unittest.mock import patch
 
 import psutil
 
-from kdnas_env.support.child_processes import worker_context
+from kdnas_env.support.child_processes import leave_nothing_behind, worker_context
 
 MODULES = (
     "accelerate",
@@ -42,8 +45,16 @@ MODULES = (
 
 
 def start_server() -> None:
-    """Start the server, which workers that tests start use, too; it ends with this process."""
-    worker_context(*MODULES)
+    """Start the server, which workers that tests start use, too; it ends with this process.
+
+    Call it before PyTorch has computed anything: a process that is forked afterwards may wait for threads it lacks.
+    """
+    for module in MODULES:
+        importlib.import_module(module)
+    if sys.platform == "linux":
+        resource_tracker.ensure_running()
+        with patch.object(util, "spawnv_passfds", _fork):
+            worker_context()
 
 
 class Started:
@@ -63,7 +74,7 @@ class Started:
         environment: Mapping[str, str] | None = None,
         output: Path | None = None,
     ) -> None:
-        context = worker_context(*MODULES)
+        context = worker_context()
         reader, writer = context.Pipe(duplex=False)
         self._process = context.Process(target=_work, args=(writer, output, environment or {}, target, arguments))
         self._process.start()
@@ -120,7 +131,7 @@ def workers_of(process: int) -> list[psutil.Process]:
 
 def _is(process: psutil.Process, kind: str) -> bool:
     try:
-        return kind in " ".join(process.cmdline())
+        return kind in " ".join([process.name(), *process.cmdline()])
     except psutil.NoSuchProcess:  # it has just ended
         return False
 
@@ -140,6 +151,7 @@ def _work(
     # As in a new interpreter: the output is buffered, what goes wrong is not.
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", 1, closefd=False)
     os.environ.update(environment)
+    leave_nothing_behind()  # if it is killed: Python would warn of that when the tests end
     if sys.platform == "linux":
         with patch.object(util, "spawnv_passfds", _fork):
             worker_context()
@@ -151,6 +163,9 @@ def _fork(path: bytes, arguments: Sequence[str], kept: Sequence[int]) -> int:
     if process := os.fork():
         return process
     try:
+        Path("/proc/self/comm").write_text("forkserver")  # by which it is known from outside, as a new one is
+        # It is forked in the middle of ``ensure_running``, whose lock nobody would release here.
+        forkserver._forkserver._lock = threading.Lock()  # type: ignore[attr-defined]
         for before, after in pairwise([2, *sorted(kept), os.sysconf("SC_OPEN_MAX")]):
             os.closerange(before + 1, after)
         exec(arguments[-1])

@@ -35,8 +35,7 @@ def test_in_a_process_of_its_own():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_session_leaves_nothing_with_its_user(workers: str, tmp_path: Path) -> None:
+def test_a_session_leaves_nothing_with_its_user(tmp_path: Path) -> None:
     home, temporary = tmp_path / "home", tmp_path / "temporary"
     home.mkdir()
     temporary.mkdir()
@@ -44,7 +43,7 @@ def test_a_session_leaves_nothing_with_its_user(workers: str, tmp_path: Path) ->
     foreign = ("KDNAS_", "XDG_", "PYTEST_", "COV_", "HF_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environment |= {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(HERE)}
-    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "-n", workers, str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "-n", "1", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "2 passed" in done.stdout, done.stdout + done.stderr
     assert list(home.iterdir()) == []

@@ -29,8 +29,6 @@ from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.tables.storage import checksum, write_table
 
-pytestmark = pytest.mark.usefixtures("fork_server")
-
 
 @pytest.fixture
 def wanted(task: Task) -> Race:

@@ -18,7 +18,7 @@ from processes import Started, start_command, workers_of
 from kdnas_env.cli import main
 from kdnas_env.searching.journal import TOLD, read_entries
 
-pytestmark = pytest.mark.usefixtures("blank_pictures", "fork_server")
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 Flags = Callable[..., list[str]]
 

@@ -28,8 +28,6 @@ from kdnas_env.evaluators.planted import PlantedEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.testing.evaluators import EvaluatorConformance
 
-pytestmark = pytest.mark.usefixtures("fork_server")
-
 FIDELITY = Fidelity(epochs=2)
 
 

@@ -28,8 +28,6 @@ from kdnas_env.execution.worker_pool import WorkerPool
 from kdnas_env.searching.asynchronous import search_asynchronously
 from kdnas_env.searching.journal import TOLD, Journal, read_entries
 
-pytestmark = pytest.mark.usefixtures("fork_server")
-
 FIDELITY = Fidelity(epochs=2)
 BUDGET = 30
 

@@ -23,8 +23,6 @@ from kdnas_env.execution.backend import Ready
 from kdnas_env.execution.processes import LocalBackend
 from kdnas_env.execution.worker_pool import Finished, WorkerPool
 
-pytestmark = pytest.mark.usefixtures("fork_server")
-
 FIDELITY = Fidelity(epochs=2)
 
 
