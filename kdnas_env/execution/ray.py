@@ -66,7 +66,7 @@ class RayBackend:
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": dict(environment or {})},
+            runtime_env={"env_vars": dict(environment)} if environment else None,
         )
         self._actors: dict[int, Any] = {}
         self._expected: dict[Any, int] = {}  # reference of a pending message -> worker

@@ -29,7 +29,6 @@ from troubled import CONFIGS, SPACE, Troubled
 
 FOLDER = sys.argv[1]
 FIDELITY = Fidelity(epochs=2)
-HERE = {"PYTHONPATH": os.environ["PYTHONPATH"]}
 EXPECTED = PlantedEvaluator(SPACE).evaluate(CONFIGS, FIDELITY)
 STORE = FOLDER + ".sqlite"
 """
@@ -42,7 +41,7 @@ from kdnas_env.cli import main
 
 trouble = Troubled(0.02, FOLDER, deadly=CONFIGS[3], hanging=CONFIGS[5])
 heard = []
-with RayEvaluator(trouble, 2, cpus=0.5, timeout=5, environment=HERE) as evaluator:
+with RayEvaluator(trouble, 2, cpus=0.5, timeout=5, environment={"PYTHONPATH": os.environ["PYTHONPATH"]}) as evaluator:
     note = lambda report: heard.append((report.candidate, report.epoch))
     found = evaluator.evaluate(CONFIGS, FIDELITY, on_epoch=note)
     (stopped,) = evaluator.evaluate(CONFIGS[:1], FIDELITY, on_epoch=lambda report: report.epoch == 1)
@@ -80,7 +79,7 @@ from troubled import notes
 
 def first_driver(address):
     trouble = Troubled(0.02, FOLDER, held=tuple(CONFIGS[5:]))
-    evaluator = RayEvaluator(trouble, 2, address=address, environment=HERE)
+    evaluator = RayEvaluator(trouble, 2, address=address)
     StoredEvaluator(evaluator, STORE).evaluate(CONFIGS, FIDELITY)
 
 
@@ -94,7 +93,7 @@ def second_driver():
         time.sleep(0.05)
     kept = StoredEvaluator(PlantedEvaluator(SPACE), STORE).records()
     trouble = Troubled(0.02, FOLDER, held=tuple(CONFIGS[12:]))
-    evaluator = RayEvaluator(trouble, 2, address=cluster.address, environment=HERE)
+    evaluator = RayEvaluator(trouble, 2, address=cluster.address)
     store = StoredEvaluator(evaluator, STORE)
 
     def lose_a_node():
