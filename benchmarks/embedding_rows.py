@@ -26,7 +26,7 @@ from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import KDNASError
 from kdnas_env.exporting.record import EmbedderRecord, read_embedder_record
 from kdnas_env.latency import LatencyProbe
-from kdnas_env.pipeline.embedders import draw_text
+from kdnas_env.pipeline.distill.embedders import draw_text
 from kdnas_env.support.arrays import Floats32
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.cpu_lock import training_lock

@@ -29,7 +29,7 @@ from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.truth import Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.task import Task
-from kdnas_env.pipeline.race import write_race
+from kdnas_env.pipeline.bench.race import write_race
 from kdnas_env.searching.run_folder import RESULTS
 from kdnas_env.support.atomic import write_json
 from kdnas_env.support.progress import TaskProgress

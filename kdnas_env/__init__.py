@@ -40,18 +40,18 @@ if TYPE_CHECKING:
     from kdnas_env.core.space import SearchSpace as SearchSpace
     from kdnas_env.errors import KDNASError as KDNASError
     from kdnas_env.exporting.report import ExportReport as ExportReport
+    from kdnas_env.pipeline.bench.race import RaceResults as RaceResults
+    from kdnas_env.pipeline.bench.race import race as race
     from kdnas_env.pipeline.distill import distill as distill
-    from kdnas_env.pipeline.distilled import DistillRun as DistillRun
+    from kdnas_env.pipeline.distill.result import DistillRun as DistillRun
     from kdnas_env.pipeline.export import export as export
-    from kdnas_env.pipeline.finished_run import PipelineRun as PipelineRun
-    from kdnas_env.pipeline.finished_search import load_run as load_run
-    from kdnas_env.pipeline.race import RaceResults as RaceResults
-    from kdnas_env.pipeline.race import race as race
     from kdnas_env.pipeline.run import run as run
-    from kdnas_env.pipeline.score import Scores as Scores
+    from kdnas_env.pipeline.run.result import PipelineRun as PipelineRun
     from kdnas_env.pipeline.score import score as score
+    from kdnas_env.pipeline.score.result import Scores as Scores
     from kdnas_env.pipeline.search import search as search
-    from kdnas_env.pipeline.search_run import SearchRun as SearchRun
+    from kdnas_env.pipeline.search.finished import load_run as load_run
+    from kdnas_env.pipeline.search.result import SearchRun as SearchRun
     from kdnas_env.pipeline.study import StudyRun as StudyRun
     from kdnas_env.pipeline.study import study as study
     from kdnas_env.pipeline.vocabulary import VocabularyCut as VocabularyCut
@@ -73,16 +73,17 @@ _PUBLIC = {
     "core.space": ("SearchSpace",),
     "errors": ("KDNASError",),
     "exporting.report": ("ExportReport",),
+    "pipeline.bench.race": ("RaceResults", "race"),
     "pipeline.distill": ("distill",),
-    "pipeline.distilled": ("DistillRun",),
+    "pipeline.distill.result": ("DistillRun",),
     "pipeline.export": ("export",),
-    "pipeline.finished_run": ("PipelineRun",),
-    "pipeline.finished_search": ("load_run",),
-    "pipeline.race": ("RaceResults", "race"),
     "pipeline.run": ("run",),
-    "pipeline.score": ("Scores", "score"),
+    "pipeline.run.result": ("PipelineRun",),
+    "pipeline.score": ("score",),
+    "pipeline.score.result": ("Scores",),
     "pipeline.search": ("search",),
-    "pipeline.search_run": ("SearchRun",),
+    "pipeline.search.finished": ("load_run",),
+    "pipeline.search.result": ("SearchRun",),
     "pipeline.study": ("StudyRun", "study"),
     "pipeline.vocabulary": ("VocabularyCut", "vocabulary"),
     "pipeline.work": ("Interrupted",),

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from kdnas_env.cli.commands import parse
-from kdnas_env.pipeline.search_options import SearchOptions, check_workers
+from kdnas_env.pipeline.search.options import SearchOptions, check_workers
 from kdnas_env.searching.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]

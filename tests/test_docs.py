@@ -207,3 +207,14 @@ def test_every_module_that_a_page_names_is_on_the_python_page() -> None:
     assert len(modules) > 15
     page = PAGES[ROOT / "docs/reference/python.md"]
     assert sorted(module for module in modules if module.replace("/", ".") not in page) == []
+
+
+def test_files_that_the_architecture_page_names_exist() -> None:
+    page = PAGES[ROOT / "docs/architecture.md"]
+    named = re.findall(r"`([\w/]+(?:\.py|/))`", page)
+    assert len(named) > 30
+    package = ROOT / "kdnas_env"
+    common = {"__init__.py", "options.py", "loop.py", "result.py"}
+    assert [name for name in named if name not in common and not (package / name).exists()] == []
+    groups = [package / "pipeline" / name for name in ("search", "distill", "score", "run")]
+    assert [group for group in groups if not common <= {file.name for file in group.iterdir()}] == []

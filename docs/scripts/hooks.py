@@ -107,7 +107,7 @@ def _help(name: str) -> str:
 
 def page_of_agent(name: str) -> str:
     """Return the page of an agent: what it is, where it can be used, an example, its settings, and its results."""
-    from kdnas_env.pipeline.installed import capability_markdown
+    from kdnas_env.pipeline.agents import capability_markdown
     from kdnas_env.searching.registry import agent_class
 
     cls: Any = agent_class(name)
@@ -152,7 +152,7 @@ def _results(name: str) -> Iterator[str]:
 
 def _settings(name: str) -> str:
     """Return the settings of an agent with their defaults and meanings."""
-    from kdnas_env.pipeline.installed import agent_settings
+    from kdnas_env.pipeline.agents import agent_settings
 
     _, settings = agent_settings(name)
     rows = [f"| `{setting.name}` | `{setting.default!r}` | {_cell(setting.meaning)} |" for setting in settings]

@@ -21,7 +21,7 @@ from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.flags import FlagProgress
 from kdnas_env.cli.search import print_search
 from kdnas_env.pipeline.search import search
-from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.search.options import SearchOptions
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 WIDTH = 92

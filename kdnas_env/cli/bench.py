@@ -11,16 +11,11 @@ from kdnas_env.bench.race import TRAJECTORIES
 from kdnas_env.bench.race_page import ranking_notes, timing_in_words
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.cli.console import SafeConsole, grid
-from kdnas_env.pipeline.controllers import TrainOptions, train_controller
-from kdnas_env.pipeline.race import PAGE, BenchOptions, RaceResults, race
-from kdnas_env.pipeline.submissions import (
-    BenchExportOptions,
-    SubmitOptions,
-    VerifyOptions,
-    export_searches,
-    submit_searches,
-    verify_submission,
-)
+from kdnas_env.pipeline.bench.export import BenchExportOptions, export_searches
+from kdnas_env.pipeline.bench.race import PAGE, BenchOptions, RaceResults, race
+from kdnas_env.pipeline.bench.submit import SubmitOptions, submit_searches
+from kdnas_env.pipeline.bench.train import TrainOptions, train_controller
+from kdnas_env.pipeline.bench.verify import VerifyOptions, verify_submission
 from kdnas_env.searching.run_folder import RESULTS
 from kdnas_env.support.progress import TaskProgress
 

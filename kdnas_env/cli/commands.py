@@ -16,26 +16,27 @@ from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.flags import check_given_once, naming_flags, swallowed
 from kdnas_env.cli.short_help import HELP, HELP_ALL, asks_for_help, print_help
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.agreement import TableAgreementOptions
-from kdnas_env.pipeline.controllers import TrainOptions
-from kdnas_env.pipeline.distill_options import DistillOptions
+from kdnas_env.pipeline.agents import AgentsOptions
+from kdnas_env.pipeline.bench.export import BenchExportOptions
+from kdnas_env.pipeline.bench.race import BenchOptions
+from kdnas_env.pipeline.bench.submit import SubmitOptions
+from kdnas_env.pipeline.bench.train import TrainOptions
+from kdnas_env.pipeline.bench.verify import VerifyOptions
+from kdnas_env.pipeline.distill.options import DistillOptions
+from kdnas_env.pipeline.doctor import DoctorOptions
 from kdnas_env.pipeline.export import ExportOptions
-from kdnas_env.pipeline.inspecting import TableInspectOptions
-from kdnas_env.pipeline.installed import AgentsOptions, DoctorOptions
 from kdnas_env.pipeline.options import completed, task_field
-from kdnas_env.pipeline.race import BenchOptions
-from kdnas_env.pipeline.run_options import PipelineOptions
-from kdnas_env.pipeline.score_options import ScoreOptions
-from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.run.options import PipelineOptions
+from kdnas_env.pipeline.score.options import ScoreOptions
+from kdnas_env.pipeline.search.options import SearchOptions
 from kdnas_env.pipeline.study import StudyOptions
-from kdnas_env.pipeline.submissions import BenchExportOptions, SubmitOptions, VerifyOptions
-from kdnas_env.pipeline.table_build import TableBuildOptions
-from kdnas_env.pipeline.tables import (
-    ImportNasBenchBertOptions,
-    TableExportOptions,
-    TableFitOptions,
-    TableVerifyOptions,
-)
+from kdnas_env.pipeline.table.agreement import TableAgreementOptions
+from kdnas_env.pipeline.table.build import TableBuildOptions
+from kdnas_env.pipeline.table.export import TableExportOptions
+from kdnas_env.pipeline.table.fit import TableFitOptions
+from kdnas_env.pipeline.table.import_nas_bench_bert import ImportNasBenchBertOptions
+from kdnas_env.pipeline.table.inspect import TableInspectOptions
+from kdnas_env.pipeline.table.verify import TableVerifyOptions
 from kdnas_env.pipeline.vocabulary import VocabularyOptions
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {

@@ -6,8 +6,8 @@ from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.cli.flags import FlagProgress
 from kdnas_env.exporting.cards.embedder import NEIGHBOURS
 from kdnas_env.pipeline.distill import distill
-from kdnas_env.pipeline.distill_options import DistillOptions
-from kdnas_env.pipeline.distilled import DistillRun
+from kdnas_env.pipeline.distill.options import DistillOptions
+from kdnas_env.pipeline.distill.result import DistillRun
 from kdnas_env.support.child_processes import is_main_process
 
 

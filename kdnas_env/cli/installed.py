@@ -6,14 +6,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.pipeline.installed import (
-    AgentsOptions,
-    DoctorOptions,
-    State,
-    agent_settings,
-    capability_rows,
-    diagnose,
-)
+from kdnas_env.pipeline.agents import AgentsOptions, agent_settings, capability_rows
+from kdnas_env.pipeline.doctor import DoctorOptions, State, diagnose
 from kdnas_env.searching.registry import agent_names
 
 _MARKS: dict[State, str] = {

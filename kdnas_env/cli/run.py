@@ -12,16 +12,16 @@ from kdnas_env.cli.score import print_scores
 from kdnas_env.cli.search import print_search
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.exporting.report import ExportReport
-from kdnas_env.pipeline.candidates import Candidate
-from kdnas_env.pipeline.distilled import DistillRun
-from kdnas_env.pipeline.finished_run import PipelineRun, more_candidates
-from kdnas_env.pipeline.limit_lines import HEADINGS, score_rows
-from kdnas_env.pipeline.products import product_of
-from kdnas_env.pipeline.run import PICTURE, run
-from kdnas_env.pipeline.run_options import PipelineOptions
-from kdnas_env.pipeline.run_stages import Result
-from kdnas_env.pipeline.score import Scores
-from kdnas_env.pipeline.search_run import SearchRun
+from kdnas_env.pipeline.distill.products import product_of
+from kdnas_env.pipeline.distill.result import DistillRun
+from kdnas_env.pipeline.limits import HEADINGS, score_rows
+from kdnas_env.pipeline.run import run
+from kdnas_env.pipeline.run.candidates import Candidate
+from kdnas_env.pipeline.run.options import PipelineOptions
+from kdnas_env.pipeline.run.result import PICTURE, PipelineRun, more_candidates
+from kdnas_env.pipeline.run.stages import Result
+from kdnas_env.pipeline.score.result import Scores
+from kdnas_env.pipeline.search.result import SearchRun
 from kdnas_env.searching.run_folder import REPORT
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.exporting.cards.embedder import NEIGHBOURS, TITLES
 from kdnas_env.exporting.measuring import SIMILARITY, Measured
-from kdnas_env.pipeline.score import PICTURE, Scores, score
-from kdnas_env.pipeline.score_options import ScoreOptions
+from kdnas_env.pipeline.score import score
+from kdnas_env.pipeline.score.options import ScoreOptions
+from kdnas_env.pipeline.score.result import PICTURE, Scores
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.tasks.rows import TEACHER
 from kdnas_env.tasks.scores import COSINE, Share

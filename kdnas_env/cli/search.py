@@ -10,9 +10,9 @@ from kdnas_env.core.reward import IMITATION
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Record, best_of
 from kdnas_env.pipeline.search import search
-from kdnas_env.pipeline.search_options import SearchOptions
-from kdnas_env.pipeline.search_page import load_command, task_command
-from kdnas_env.pipeline.search_run import SearchRun
+from kdnas_env.pipeline.search.options import SearchOptions
+from kdnas_env.pipeline.search.page import load_command, task_command
+from kdnas_env.pipeline.search.result import SearchRun
 from kdnas_env.searching.run_folder import PICTURE, REPORT, STUDENT
 
 _SHOWN = 5

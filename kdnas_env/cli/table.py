@@ -9,8 +9,12 @@ from kdnas_env.bench.hardness import hardness_rows
 from kdnas_env.bench.structure import comparison_rows, reward_rows
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.core.evaluation import Status
-from kdnas_env.pipeline.agreement import TableAgreementOptions, table_agreement
-from kdnas_env.pipeline.inspecting import (
+from kdnas_env.pipeline.table.agreement import TableAgreementOptions, table_agreement
+from kdnas_env.pipeline.table.build import TableBuildOptions, build_table
+from kdnas_env.pipeline.table.export import TableExportOptions, export_table
+from kdnas_env.pipeline.table.fit import TableFitOptions, fit_surrogate
+from kdnas_env.pipeline.table.import_nas_bench_bert import ImportNasBenchBertOptions, import_table
+from kdnas_env.pipeline.table.inspect import (
     LEAST_AGREEMENT,
     ExternalInspection,
     Inspection,
@@ -20,17 +24,7 @@ from kdnas_env.pipeline.inspecting import (
     inspect_table,
     shipped_tables,
 )
-from kdnas_env.pipeline.table_build import TableBuildOptions, build_table
-from kdnas_env.pipeline.tables import (
-    ImportNasBenchBertOptions,
-    TableExportOptions,
-    TableFitOptions,
-    TableVerifyOptions,
-    export_table,
-    fit_surrogate,
-    import_table,
-    verify_table,
-)
+from kdnas_env.pipeline.table.verify import TableVerifyOptions, verify_table
 from kdnas_env.searching.run_folder import RESULTS
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.figures import save_figure

@@ -95,7 +95,7 @@ class EmbedderRecord:
         parameters: Number of parameters, including the head, excluding an unused pooler.
         versions: Versions of kdnas and its libraries.
         drawn: How the texts were sampled from their source, as arguments of
-            :func:`kdnas_env.pipeline.embedders.draw_text`; empty if unknown.
+            :func:`kdnas_env.pipeline.distill.embedders.draw_text`; empty if unknown.
         heldout: SHA-256 (hex) of the scored texts.
         format: Version of this record.
     """

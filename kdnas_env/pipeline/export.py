@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.distilled import Students, student_folders
+from kdnas_env.pipeline.distill.result import Students, student_folders
 from kdnas_env.pipeline.options import options_of
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.progress import SILENT, Progress, checked

@@ -14,8 +14,8 @@ import tyro
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.options import TrainingOptions, options_of
-from kdnas_env.pipeline.search_options import SearchOptions
-from kdnas_env.pipeline.search_run import SearchRun
+from kdnas_env.pipeline.search.options import SearchOptions
+from kdnas_env.pipeline.search.result import SearchRun
 from kdnas_env.pipeline.work import Finished, noted, working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RESULTS, RunFolder, recorded_options
@@ -200,7 +200,7 @@ def study(
         KDNASError: For bad input.
         Interrupted: After Ctrl-C or SIGTERM.
     """
-    from kdnas_env.pipeline.finished_search import check_as_searched
+    from kdnas_env.pipeline.search.finished import check_as_searched
     from kdnas_env.studies.findings import find
     from kdnas_env.studies.proxy import judge_all, judgements, read_judgements, stratified_sample, unjudged
     from kdnas_env.studies.texts import write_texts
@@ -250,14 +250,14 @@ def study(
 def _fingerprints(search: SearchOptions, tasks: Sequence[TaskData]) -> dict[str, str]:
     """Return fingerprints of all inputs of the judgements, except the text, which the folder holds."""
     from kdnas_env.distillation.teacher.loading import load_teacher
-    from kdnas_env.pipeline.finished_search import fingerprints
+    from kdnas_env.pipeline.search.finished import fingerprints
 
     made_of = fingerprints(search, load_teacher(search.teacher), text=True)
     return {**made_of, **{f"task {task.name}": task.fingerprint for task in tasks}}
 
 
 def _text(options: StudyOptions, search: SearchOptions) -> StudyText:
-    from kdnas_env.pipeline.finished_search import searched_text
+    from kdnas_env.pipeline.search.finished import searched_text
     from kdnas_env.studies.texts import StudyText
 
     text = options.text

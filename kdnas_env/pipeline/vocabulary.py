@@ -244,7 +244,7 @@ def _classifier_again(source: Source, record: ClassifierRecord, folder: Path) ->
 
 def _embedder_again(record: EmbedderRecord, origin: str, folder: Path) -> EmbedderRecord:
     from kdnas_env.distillation.teacher.loading import load_teacher
-    from kdnas_env.pipeline.score_vectors import Embedders
+    from kdnas_env.pipeline.score.vectors import Embedders
     from kdnas_env.tasks.rows import STUDENT
     from kdnas_env.tasks.vectors import embedding_teacher, open_embedder
 

@@ -9,7 +9,7 @@ import pytest
 
 import kdnas_env
 from kdnas_env.cli import main
-from kdnas_env.pipeline.installed import capability_markdown, capability_rows
+from kdnas_env.pipeline.agents import capability_markdown, capability_rows
 from kdnas_env.searching.registry import agent_class
 
 PAGE = Path(__file__).parents[2] / "docs/reference/agents.md"

@@ -11,8 +11,8 @@ import pytest
 from complaints import complaint
 
 from kdnas_env.cli import main
-from kdnas_env.pipeline.run_options import PipelineOptions
-from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.run.options import PipelineOptions
+from kdnas_env.pipeline.search.options import SearchOptions
 from kdnas_env.searching.recorded import RecordedOptions
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

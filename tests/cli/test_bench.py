@@ -150,7 +150,7 @@ def test_bad_input_ends_with_a_message(
 def test_agents_are_checked_before_anything_is_read(
     table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdnas_env.pipeline.race.Truth.of", lambda task: pytest.fail("a table was read"))
+    monkeypatch.setattr("kdnas_env.pipeline.bench.race.Truth.of", lambda task: pytest.fail("a table was read"))
     assert main(flags(table, tmp_path / "race", "--agents", "random", "lstm:epochs=many")) == 2
     assert "epochs is 'many'" in capsys.readouterr().err
 

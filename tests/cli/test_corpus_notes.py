@@ -14,7 +14,7 @@ from progress_log import ProgressLog
 from kdnas_env.cli import main
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.flags import FlagProgress
-from kdnas_env.pipeline.run_options import PipelineOptions
+from kdnas_env.pipeline.run.options import PipelineOptions
 from kdnas_env.pipeline.work import StageProgress
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

@@ -24,8 +24,8 @@ from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.distill import print_distilled
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.folder import read_lineage, read_projection
-from kdnas_env.pipeline.distill_options import DistillOptions
-from kdnas_env.pipeline.distilled import DistilledStudent, DistillRun
+from kdnas_env.pipeline.distill.options import DistillOptions
+from kdnas_env.pipeline.distill.result import DistilledStudent, DistillRun
 
 Flags = Callable[..., list[str]]
 

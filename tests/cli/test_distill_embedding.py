@@ -16,7 +16,7 @@ import kdnas_env
 from kdnas_env.cli import main
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.exporting.record import read_embedder_record
-from kdnas_env.pipeline.embedders import held_out_texts
+from kdnas_env.pipeline.distill.embedders import held_out_texts
 
 Searched = tuple[Path, str]
 

@@ -11,7 +11,7 @@ from printed import with_output
 
 import kdnas_env
 from kdnas_env.cli import main
-from kdnas_env.pipeline import installed
+from kdnas_env.pipeline import doctor
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_doctor_says_what_fits_what_is_installed(
             raise PackageNotFoundError(name)
         return version(name)
 
-    monkeypatch.setattr(installed, "version", without_extras)
+    monkeypatch.setattr(doctor, "version", without_extras)
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "kdnas_env.agents.optuna.samplers", raising=False)
     assert main(["doctor"]) == 0
@@ -84,7 +84,7 @@ def test_doctor_knows_all_that_is_needed_and_which_version(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {"tqdm": "1.0"}
-    monkeypatch.setattr(installed, "version", lambda name: found.get(name) or version(name))
+    monkeypatch.setattr(doctor, "version", lambda name: found.get(name) or version(name))
     assert main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert re.search(r"broken +tqdm +1\.0, but kdnas needs tqdm>=", said)

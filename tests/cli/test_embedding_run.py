@@ -19,7 +19,7 @@ import kdnas_env
 from kdnas_env.cli import main
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.exporting.measuring_embedders import served_vectors
-from kdnas_env.pipeline.distilled import student_folders
+from kdnas_env.pipeline.distill.result import student_folders
 from kdnas_env.tasks.vector_scores import spearman
 from kdnas_env.tasks.vectors import embedding_teacher, open_embedder, vectors
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from kdnas_env.cli import main
 from kdnas_env.distillation.training.recipe import full_recipe
-from kdnas_env.pipeline.distill_options import DistillOptions, TextOptions
-from kdnas_env.pipeline.finished_search import corpus_options
+from kdnas_env.pipeline.distill.options import DistillOptions, TextOptions
+from kdnas_env.pipeline.distill.text import corpus_options
 from kdnas_env.pipeline.options import CorpusOptions
-from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.search.options import SearchOptions
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 

@@ -11,9 +11,9 @@ from complaints import complaint
 from kdnas_env.cli.commands import parse
 from kdnas_env.cli.flags import naming_flags
 from kdnas_env.errors import CorpusError, KDNASError, LatencyError
-from kdnas_env.pipeline.run_options import PipelineOptions, ScoreStage
-from kdnas_env.pipeline.score_options import ScoreOptions
-from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.run.options import PipelineOptions, ScoreStage
+from kdnas_env.pipeline.score.options import ScoreOptions
+from kdnas_env.pipeline.search.options import SearchOptions
 from kdnas_env.pipeline.study import StudyOptions
 
 SEARCH, DISTILL, SCORE, STUDY = ["search"], ["distill", "runs/x"], ["score", "runs/x"], ["study", "proxy", "runs/x"]

@@ -24,8 +24,8 @@ from kdnas_env.cli.score import print_scores, run_score
 from kdnas_env.distillation.student.folder import LINEAGE, read_lineage
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.pipeline.options import LatencyOptions
-from kdnas_env.pipeline.score import Scores
-from kdnas_env.pipeline.score_options import ScoreOptions
+from kdnas_env.pipeline.score.options import ScoreOptions
+from kdnas_env.pipeline.score.result import Scores
 from kdnas_env.searching.run_folder import recorded_options
 from kdnas_env.support import progress as task_progress
 from kdnas_env.tasks.own import OwnTask

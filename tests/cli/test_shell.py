@@ -14,11 +14,11 @@ import kdnas_env
 from kdnas_env.cli import main
 from kdnas_env.cli.flags import naming_flags
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.distill_options import DistillOptions
-from kdnas_env.pipeline.race import BenchOptions
-from kdnas_env.pipeline.run_options import PipelineOptions, SearchStage
-from kdnas_env.pipeline.search_options import SearchOptions
-from kdnas_env.pipeline.table_build import TableBuildOptions
+from kdnas_env.pipeline.bench.race import BenchOptions
+from kdnas_env.pipeline.distill.options import DistillOptions
+from kdnas_env.pipeline.run.options import PipelineOptions, SearchStage
+from kdnas_env.pipeline.search.options import SearchOptions
+from kdnas_env.pipeline.table.build import TableBuildOptions
 from kdnas_env.pipeline.work import Interrupted
 from kdnas_env.support.shell import call, command, non_defaults, python_command
 
@@ -60,10 +60,10 @@ def test_what_was_given_is_what_differs_from_the_defaults() -> None:
             "kdnas bench --agents random lstm:dropout=0.2 --seeds 3",
         ),
         (
-            call("pipeline.table_build.build_table", "t", out="b", skip_losses=True),
+            call("pipeline.table.build.build_table", "t", out="b", skip_losses=True),
             "kdnas table build t --out b --skip-losses",
         ),
-        (call("pipeline.agreement.table_agreement", "t", budget=9), "kdnas table agreement t --budget 9"),
+        (call("pipeline.table.agreement.table_agreement", "t", budget=9), "kdnas table agreement t --budget 9"),
     ],
 )
 def test_the_command_line_names_commands_where_python_names_calls(python: str, shell: str) -> None:

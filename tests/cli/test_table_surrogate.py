@@ -126,7 +126,7 @@ def test_the_tables_of_a_package_are_told_in_a_line_each(
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("kdnas_env.tables.storage.DATA", Path(planted).parent)
     monkeypatch.setattr("kdnas_env.tables.storage.table_names", lambda: ["planted"])
-    monkeypatch.setattr("kdnas_env.pipeline.inspecting.table_names", lambda: ["planted"])
+    monkeypatch.setattr("kdnas_env.pipeline.table.inspect.table_names", lambda: ["planted"])
     assert main(["table", "inspect"]) == 0
     row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(" planted"))
     assert row[:5] == ["planted", "48", "3", "3", "100%"]

@@ -23,8 +23,8 @@ from written_graphs import command_with_shared_graphs
 
 import kdnas_env
 from kdnas_env.cli import main
-from kdnas_env.pipeline.candidates import Candidate, best_candidate
-from kdnas_env.pipeline.limit_lines import Line
+from kdnas_env.pipeline.limits import Line
+from kdnas_env.pipeline.run.candidates import Candidate, best_candidate
 from kdnas_env.testing.tiny_encoders import save_tiny_encoder, tiny_texts
 
 pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds")

@@ -20,13 +20,13 @@ from kdnas_env.core.space import SearchSpace
 from kdnas_env.distillation.student.folder import LINEAGE, Lineage, read_lineage
 from kdnas_env.distillation.training.kd_trainer import CURVE, read_curve
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
-from kdnas_env.pipeline.distill_options import DistillOptions
-from kdnas_env.pipeline.finished_search import choose
-from kdnas_env.pipeline.run_options import PipelineOptions
-from kdnas_env.pipeline.score_options import ScoreOptions
-from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.distill.chosen import choose
+from kdnas_env.pipeline.distill.options import DistillOptions
+from kdnas_env.pipeline.run.options import PipelineOptions
+from kdnas_env.pipeline.score.options import ScoreOptions
+from kdnas_env.pipeline.search.options import SearchOptions
 from kdnas_env.pipeline.study import StudyOptions
-from kdnas_env.pipeline.table_build import TableBuildOptions
+from kdnas_env.pipeline.table.build import TableBuildOptions
 from kdnas_env.searching.journal import Journal
 from kdnas_env.searching.run_folder import CONFIG, RESULTS, RUN, RunFolder, recorded_options
 from kdnas_env.tabulation.build import WORKLOAD, read_workload

@@ -27,8 +27,8 @@ from kdnas_env.envs.mini_kd import MiniKDEnv
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.evaluators.mini_kd import Distilled, MiniKDEvaluator
 from kdnas_env.pipeline.options import CorpusOptions, options_of
-from kdnas_env.pipeline.run_options import PipelineOptions
-from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.run.options import PipelineOptions
+from kdnas_env.pipeline.search.options import SearchOptions
 from kdnas_env.support.progress import Tone
 
 pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "only_blank_pictures")

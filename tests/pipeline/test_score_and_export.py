@@ -11,8 +11,8 @@ import small_tasks
 import kdnas_env
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.distill_options import DistillOptions
-from kdnas_env.pipeline.distilled import DistilledStudent, DistillRun, student_folders
+from kdnas_env.pipeline.distill.options import DistillOptions
+from kdnas_env.pipeline.distill.result import DistilledStudent, DistillRun, student_folders
 from kdnas_env.pipeline.export import export
 from kdnas_env.pipeline.score import score
 

@@ -21,8 +21,8 @@ from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
-from kdnas_env.pipeline.agreement import table_agreement
-from kdnas_env.pipeline.inspecting import Inspection, inspect_table
+from kdnas_env.pipeline.table.agreement import table_agreement
+from kdnas_env.pipeline.table.inspect import Inspection, inspect_table
 from kdnas_env.support.statistics import kendall_tau
 from kdnas_env.tables.external import read_external
 from kdnas_env.tables.storage import checksum, load_table, write_table

@@ -1,0 +1,1 @@
+"""What the commands of ``kdnas bench`` do, a file each."""

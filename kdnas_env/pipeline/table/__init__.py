@@ -1,0 +1,1 @@
+"""What the commands of ``kdnas table`` do, a file each."""
