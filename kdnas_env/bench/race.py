@@ -24,7 +24,7 @@ from kdnas_env.support.atomic import check_contained, expanded, read_json, write
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.child_processes import end_with_parent, worker_context
 from kdnas_env.support.cpu_lock import pinned_threads
-from kdnas_env.support.libraries import installed_versions
+from kdnas_env.support.packages import installed_versions
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.tables.storage import checksum, table_path
 

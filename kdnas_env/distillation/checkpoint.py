@@ -15,7 +15,7 @@ import torch
 from kdnas_env.core.architecture import EncoderArchitecture, count_parameters
 from kdnas_env.core.shapes import customary_values
 from kdnas_env.errors import TeacherError, one_line
-from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.quiet import quiet_transformers
 
 _MOST_LAYERS = 1000
 POOLER = "pooler."

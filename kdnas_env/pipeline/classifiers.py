@@ -19,10 +19,10 @@ from kdnas_env.tasks.data import load_task, read_unlabelled
 from kdnas_env.tasks.distilling import STAGES, TaskDistillationSettings, Texts, distil_task
 from kdnas_env.tasks.finetuning import FinetuneSettings
 from kdnas_env.tasks.heads import NATIVE
-from kdnas_env.tasks.kept_tensors import key_of
 from kdnas_env.tasks.scores import TaskScore, score_predictions
 from kdnas_env.tasks.specs import TaskData, unlabelled_source
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
+from kdnas_env.tasks.tensor_cache import key_of
 
 _TAUGHT = "task teacher"
 _STEPS = dict(zip(STAGES, ("steps on soft labels", "steps on labels too"), strict=True))

@@ -24,7 +24,7 @@ from kdnas_env.pipeline.product import Measuring, Opening, Product
 from kdnas_env.pipeline.run_options import PipelineOptions
 from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.searching.run_folder import EVALUATED
-from kdnas_env.support.libraries import require
+from kdnas_env.support.packages import require
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.shell import command, python_command
 from kdnas_env.tasks.embedding import split_texts

@@ -12,7 +12,7 @@ import tyro
 from kdnas_env.bench.leaderboard import Verdict, submit, verify
 from kdnas_env.pipeline.options import options_of
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.libraries import require
+from kdnas_env.support.packages import require
 from kdnas_env.support.progress import SILENT, Progress, checked
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from kdnas_env.distillation.student.vocabulary_cut import write_cut
 from kdnas_env.errors import RunError, TeacherError
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.identity import check_same
-from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.places import found_again, with_places
+from kdnas_env.support.quiet import quiet_transformers
 from kdnas_env.support.untrusted import restore
 
 LINEAGE, PROJECTION = "kdnas.json", "projection.safetensors"

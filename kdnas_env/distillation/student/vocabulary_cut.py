@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.distillation.text.vocabulary import cut_tokenizer
 from kdnas_env.errors import TeacherError
-from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.quiet import quiet_transformers
 
 _TOKENIZER, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
 _OLD_FILES = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "added_tokens.json")

@@ -23,7 +23,7 @@ from kdnas_env.distillation.teacher.foreign import (
 from kdnas_env.distillation.text.demo import demo_teacher_directory
 from kdnas_env.errors import TeacherError, one_line
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.quiet import quiet_transformers
 
 _CONFIG_FILES = ("config.json",)
 _MODEL_FILES = ("model*.safetensors", "model.safetensors.index.json")

@@ -22,7 +22,7 @@ from kdnas_env.distillation.text.splits import cut, splits_named
 from kdnas_env.distillation.text.text_files import KINDS, columns_of, field_of, kind_of, read_rows
 from kdnas_env.errors import CorpusError, KDNASError, one_line
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.libraries import quiet_datasets
+from kdnas_env.support.quiet import quiet_datasets
 from kdnas_env.support.scratch import scratch_folder
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from kdnas_env.errors import KDNASError, is_out_of_memory
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.identity import check_same
-from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.progress import OnProgress
+from kdnas_env.support.quiet import quiet_transformers
 from kdnas_env.support.random_state import preserved_rng
 
 if TYPE_CHECKING:
