@@ -22,7 +22,7 @@ from kdnas_env.pipeline.submissions import (
     verify_submission,
 )
 from kdnas_env.searching.run_folder import RESULTS
-from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.progress import ConsoleProgress
 
 _MOST_FAULTS = 10
 
@@ -30,7 +30,7 @@ _MOST_FAULTS = 10
 def run_bench(options: BenchOptions) -> int:
     """Run a race, and print the standings; return the exit status."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         results = race(options, progress=progress)
     for table in standings(results):
         console.print(table)
@@ -122,7 +122,7 @@ def run_export(options: BenchExportOptions) -> int:
 def run_train(options: TrainOptions) -> int:
     """Train a controller across tasks; return the exit status."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         trained = train_controller(options, progress=progress)
     settings = {name: value for name, value in trained.usage.items() if name != "agent"}
     spec = AgentSpec(trained.usage["agent"], settings)
@@ -134,7 +134,7 @@ def run_train(options: TrainOptions) -> int:
 def run_verify(options: VerifyOptions) -> int:
     """Verify a submission; return the exit status: 1 if its replay fails."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         verdict = verify_submission(options, progress=progress)
     for fault in verdict.faults[:_MOST_FAULTS]:
         console.say(fault, "bad")

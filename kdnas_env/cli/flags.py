@@ -18,7 +18,7 @@ from kdnas_env.errors import CorpusError, KDNASError, LatencyError, SpaceError, 
 from kdnas_env.pipeline.options import task_field
 from kdnas_env.pipeline.work import Interrupted
 from kdnas_env.searching.recorded import flag, flag_words
-from kdnas_env.support.progress import TaskProgress, Tone
+from kdnas_env.support.progress import ConsoleProgress, Tone
 from kdnas_env.support.shell import command
 
 _GROUPS: dict[type[KDNASError], tuple[str, ...]] = {
@@ -69,7 +69,7 @@ def _name_in_notes(error: BaseException, kind: type[Any]) -> None:
     error.__notes__ = [typed(note, kind) for note in getattr(error, "__notes__", ())]
 
 
-class FlagProgress(TaskProgress):
+class FlagProgress(ConsoleProgress):
     """Shows progress, with flags in place of the names of arguments.
 
     Args:

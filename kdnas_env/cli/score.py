@@ -10,7 +10,7 @@ from kdnas_env.exporting.cards.embedder import NEIGHBOURS, TITLES
 from kdnas_env.exporting.measuring import SIMILARITY, Measured
 from kdnas_env.pipeline.score import PICTURE, Scores, score
 from kdnas_env.pipeline.score_options import ScoreOptions
-from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.progress import ConsoleProgress
 from kdnas_env.tasks.rows import TEACHER
 from kdnas_env.tasks.scores import COSINE, Share
 from kdnas_env.tasks.summary import Statistic
@@ -21,7 +21,7 @@ _TASKS_BESIDE = 2
 def run_score(options: ScoreOptions) -> int:
     """Score a model and its comparisons; return the exit status: 1 if the model has no score."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         scores = score(options, progress=progress)
     if scores.files:
         print_files(console, scores)

@@ -34,7 +34,7 @@ from kdnas_env.pipeline.tables import (
 from kdnas_env.searching.run_folder import RESULTS
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.figures import save_figure
-from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.progress import ConsoleProgress
 from kdnas_env.support.shell import command
 from kdnas_env.tables.storage import surrogate_names
 from kdnas_env.tables.surrogates.card import RANDOM, card_rows
@@ -59,7 +59,7 @@ _METRICS = {
 def run_build(options: TableBuildOptions) -> int:
     """Distil and time all missing students; return the exit status."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         built = build_table(options, progress=progress)
     failed = {status: count for status, count in built.ended.items() if count and status is not Status.OK}
     if failed:
@@ -115,13 +115,13 @@ def _inspect_surrogate(console: SafeConsole, options: TableInspectOptions, inspe
 def _inspect_table(console: SafeConsole, options: TableInspectOptions, inspection: Inspection) -> None:
     searches = {}
     if options.searches:
-        with TaskProgress(console) as progress:
+        with ConsoleProgress(console) as progress:
             searches = inspection.searches(options.searches, budget=options.budget, progress=progress)
     _describe(console, inspection, searches)
     against = [inspection.against(other) for other in options.against]
     _print_comparisons(console, against)
     if options.surrogate:
-        with TaskProgress(console) as progress:
+        with ConsoleProgress(console) as progress:
             progress.begin("fitting surrogates to parts of the table")
             card = inspection.surrogate
         _print_card(console, card)
@@ -141,7 +141,7 @@ def _write_figures(console: SafeConsole, options: TableInspectOptions, figures: 
 def run_fit(options: TableFitOptions) -> int:
     """Fit a surrogate and write it; return the exit status."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         fit = fit_surrogate(options.tables, options.to, progress=progress)
     first = fit.surrogate.metadata.name
     for name, alone, both in fit.gains:
@@ -169,7 +169,7 @@ def run_import_nas_bench_bert(options: ImportNasBenchBertOptions) -> int:
 def run_agreement(options: TableAgreementOptions) -> int:
     """Race on a table and on its surrogates, and compare the rankings; return the exit status."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         agreement = table_agreement(options, progress=progress)
     regrets, tau = grid("agent", "regret on the table", "on the surrogate"), agreement.ranking
     for row in agreement.table():
@@ -186,7 +186,7 @@ def run_agreement(options: TableAgreementOptions) -> int:
 def run_verify(options: TableVerifyOptions) -> int:
     """Verify a table; return the exit status: 1 if it has a fault."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         check = verify_table(options, progress=progress)
     table = check.source
     console.say(

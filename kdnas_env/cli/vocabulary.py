@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.pipeline.vocabulary import VocabularyOptions, vocabulary
-from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.progress import ConsoleProgress
 from kdnas_env.support.shell import command
 
 
 def run_vocabulary(options: VocabularyOptions) -> int:
     """Make the teacher, and print the effects of its smaller vocabulary and its folder; return the exit status."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         cut = vocabulary(options, progress=progress)
     text = cut.text
     console.say(

@@ -18,8 +18,8 @@ from kdnas_env.agents.lstm.meta_training import MetaTraining, train
 from kdnas_env.agents.transfer.examples import TaskExamples, examples_of
 from kdnas_env.bench.truth import Truth
 from kdnas_env.cli import main
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.support.statistics import kendall_tau

@@ -25,8 +25,8 @@ from kdnas_env.agents.transfer.recurrent_ppo import TransferRecurrentPPOAgent
 from kdnas_env.bench.truth import Truth
 from kdnas_env.cli import main
 from kdnas_env.core.grid import Grid
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.errors import KDNASError, RunError
 

@@ -18,8 +18,8 @@ from kdnas_env.bench.truth import Truth
 from kdnas_env.cli import main
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.point_space import Point, PointSpace
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError, SpaceError, TableError
 from kdnas_env.evaluators.external import ExternalEvaluator
 from kdnas_env.tables.external import ExternalTable, read_external, write_external
