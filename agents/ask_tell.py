@@ -280,7 +280,9 @@ class AskTellAgent(Agent[ConfigT]):
         except RunError:
             raise
         except Exception as error:  # a damaged state may raise any error
-            raise RunError(f"{os.fspath(path)!r} is not a whole state of a {type(self).__name__}: {error!r}") from error
+            raise RunError(
+                f"{os.fspath(path)!r} is not a complete state of a {type(self).__name__}: {error!r}"
+            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as NumPy arrays and JSON values, without infos."""

@@ -91,11 +91,11 @@ def checked_answers(count: int, rewards: npt.ArrayLike, infos: Sequence[Info] | 
     if earned.ndim == 2 and len(earned) and earned.shape[1] > 1:
         check_scalar(earned[0])
     if not all(isinstance(info, Mapping) for info in infos):
-        raise KDNASError("an info is no mapping; expected the info that the environment returned for each candidate")
+        raise KDNASError("an info is not a mapping; expected the info that the environment returned for each candidate")
     if not count or earned.shape != (count,) or len(infos) != count:
         raise KDNASError(
-            f"told {count} action(s), rewards of shape {earned.shape} and {len(infos)} info(s); expected as many of "
-            "each, at least one"
+            f"received {count} action(s), rewards of shape {earned.shape} and {len(infos)} info(s); expected the same "
+            "number of each, at least one"
         )
     return earned, infos
 
@@ -111,16 +111,16 @@ def split_infos(infos: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     Returns:
         One info per environment, with Python numbers.
     """
-    own: list[dict[str, Any]] = [{} for _ in range(count)]
+    split: list[dict[str, Any]] = [{} for _ in range(count)]
     for name, values in infos.items():
         if name.startswith("_") and name[1:] in infos:
             continue
         entries = split_infos(values, count) if isinstance(values, Mapping) else values
         present = infos.get(f"_{name}", np.ones(count, dtype=np.bool_))
-        for seat in np.flatnonzero(present):
-            entry = entries[seat]
-            own[seat][name] = entry.item() if isinstance(entry, np.generic) else deepcopy(entry)
-    return own
+        for position in np.flatnonzero(present):
+            entry = entries[position]
+            split[position][name] = entry.item() if isinstance(entry, np.generic) else deepcopy(entry)
+    return split
 
 
 def prefetch(env: gym.Env[Any, Any], actions: Ints) -> None:

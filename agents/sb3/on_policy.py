@@ -16,9 +16,9 @@ from torch import Tensor
 from kdnas_env.agents.ranking import Ranking
 from kdnas_env.agents.sb3.episodes import (
     Episodes,
+    LastChoice,
     OneByOne,
     OneShot,
-    Remembered,
     build_candidates,
     close,
     closed_points,
@@ -158,7 +158,7 @@ class RecurrentLearner(OnPolicyLearner):
     The policy does not support masks, so its probabilities are masked here to the choices that lead to an open point.
     """
 
-    episodes_class = Remembered
+    episodes_class = LastChoice
     policy_name = "MlpLstmPolicy"
 
     def _sample(self, n: int, taken: Seen, progress: float, rng: np.random.Generator) -> Ints:

@@ -163,10 +163,10 @@ def test_the_unit_of_rewards_is_found() -> None:
 
 
 def test_what_is_no_controller_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is no meta controller"):
+    with pytest.raises(RunError, match="is not a file of the kind 'meta controller'"):
         load_controller(tmp_path / "nothing.safetensors")
     (tmp_path / "text.safetensors").write_text("text")
-    with pytest.raises(RunError, match="is no meta controller"):
+    with pytest.raises(RunError, match="is not a file of the kind 'meta controller'"):
         load_controller(tmp_path / "text.safetensors")
     save_controller(untrained(), tmp_path / "old.safetensors")
     with pytest.raises(KDNASError, match="reads 4 task features, but tasks now have"):

@@ -68,7 +68,7 @@ def test_experience_is_saved_and_loaded(tmp_path: Path) -> None:
     loaded = Experience.load(tmp_path / "kept.safetensors")
     np.testing.assert_array_equal(loaded.actions, experience.actions)
     np.testing.assert_allclose(loaded.targets, experience.targets, atol=2e-3)
-    assert (loaded.bandwidth, loaded.usual) == (experience.bandwidth, experience.usual)
+    assert (loaded.bandwidth, loaded.mean_scale) == (experience.bandwidth, experience.mean_scale)
 
 
 @pytest.mark.parametrize("content", [None, b"text"])
