@@ -18,7 +18,7 @@ from torch import nn
 from kdnas_env.core.evaluation import Status
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus
-from kdnas_env.distillation.training.resuming import tell_going_on
+from kdnas_env.distillation.training.resuming import report_resumption
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.progress import SILENT, OnProgress, Progress
@@ -315,7 +315,7 @@ def _finetune_once(
     metric, spec, rate = task_metric(task.spec), task.spec, settings.learning_rate
     progress.begin(f"{FITTING} on {task.name}, learning rate {rate:g}, seed {seed}")
     if checkpoints is not None:
-        tell_going_on(checkpoints, progress)
+        report_resumption(checkpoints, progress)
     epochs = settings.epochs or default_epochs(task.name)
     record: dict[str, Any] = {"learning_rate": rate, "epochs": epochs, "seed": seed}
     try:

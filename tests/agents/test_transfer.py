@@ -76,9 +76,9 @@ def test_a_damaged_file_is_refused(content: bytes | None, tmp_path: Path) -> Non
     file = tmp_path / "file.safetensors"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(RunError, match="no experience"):
+    with pytest.raises(RunError, match="kind 'experience'"):
         Experience.load(file)
-    with pytest.raises(RunError, match="no search policy"):
+    with pytest.raises(RunError, match="kind 'search policy'"):
         load_policy("MaskablePPO", MaskedSearchEnv, file)
 
 

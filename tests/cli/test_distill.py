@@ -272,7 +272,7 @@ def test_a_search_that_is_not_finished_is_not_distilled(
         ({"family": "roberta"}, "has no roberta student; it has ['bert', 'albert']"),
         ({"students": "bert-3L"}, "'bert-3L' is not a student; expected the form"),
         ({"epochs": 0}, "epochs is 0; expected a whole number, at least 1"),
-        ({"corpus__source": "nowhere.jsonl"}, "'nowhere.jsonl' is not there"),
+        ({"corpus__source": "nowhere.jsonl"}, "'nowhere.jsonl' does not exist"),
     ],
 )
 def test_bad_flags(changes: dict[str, Any], message: str, flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,8 +80,8 @@ class Lineage:
         check_same(
             {name: before},
             {name: now},
-            "the student cannot be compared with what it was made from",
-            "put that back, or name the rows that do not need it with `rows`",
+            "the student cannot be compared with its origin",
+            "restore that, or choose only rows that do not need it with `rows`",
             since="the student was distilled",
         )
 

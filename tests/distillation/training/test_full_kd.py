@@ -317,7 +317,7 @@ def test_memory_that_does_not_suffice_for_a_batch_does_for_its_parts(
     monkeypatch.setattr(kd, "terms", little_memory)
     result = run(kd, tmp_path, FullKDSettings(epochs=2, evaluations=2), say=said.append)
     assert result.accumulation == 4
-    assert said == [f"out of memory: going on with every batch in {parts} parts" for parts in (2, 4)]
+    assert said == [f"out of memory: continuing with each batch in {parts} parts" for parts in (2, 4)]
     assert losses(result)[-1] < losses(result)[0]
     assert losses(result)[0] == losses(whole)[0]
 
@@ -352,7 +352,7 @@ def test_checkpoints_of_something_else_are_refused(
         json.dumps({**json.loads((tmp_path / "identity.json").read_text()), "settings": _plain(LONG)})
     )
     settings = changes.pop("settings", LONG)
-    with pytest.raises(RunError, match=f"are of something else: the {what} not .*name another folder"):
+    with pytest.raises(RunError, match=f"belong to another distillation: the {what} not .*name another folder"):
         run(start(workload, **changes), tmp_path, settings)
 
 
