@@ -14,9 +14,10 @@ from gymnasium import spaces
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.checks import check_whole
+from kdnas_env.support.env_attributes import Environment as Environment
+from kdnas_env.support.env_attributes import env_attribute
 from kdnas_env.support.untrusted import is_integer, shown
 
-Environment = gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any]
 Info = Mapping[str, Any]
 Tell = Callable[[Ints, npt.ArrayLike, Sequence[Info]], None]
 
@@ -37,13 +38,6 @@ def action_counts(env: Environment) -> Ints:
             "environment with an action wrapper that offers one"
         )
     return space.nvec.astype(np.int64)
-
-
-def env_attribute(env: Environment, name: str) -> Any:
-    """Return an attribute of an environment through all wrappers, or None if it has no such attribute."""
-    if isinstance(env, gym.vector.VectorEnv):
-        return getattr(env.unwrapped, name, None)
-    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
 
 
 def check_scalar(reward: Any) -> None:
@@ -190,7 +184,7 @@ def evaluation_limit(env: Environment, budget: int | None) -> int:
 
 
 def env_number(env: Environment, name: str) -> int | None:
-    """Return an attribute like :func:`env_attribute` if it is an integer, else None."""
+    """Return an attribute of an environment through all wrappers if it is an integer, else None."""
     value = env_attribute(env, name)
     return int(value) if is_integer(value) else None
 

@@ -60,11 +60,11 @@ if TYPE_CHECKING:
     from kdnas_env.searching.registry import agent_names as agent_names
     from kdnas_env.searching.registry import make_agent as make_agent
     from kdnas_env.support.progress import ConsoleProgress as ConsoleProgress
-    from kdnas_env.support.progress import ConsoleProgress as TaskProgress  # noqa: F401
     from kdnas_env.support.progress import Progress as Progress
     from kdnas_env.tables.storage import load_table as load_table
 
     __version__: str
+    TaskProgress = ConsoleProgress
 
 _PUBLIC = {
     "core.architecture": ("StudentConfig",),

@@ -13,10 +13,11 @@ import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent
 from kdnas_env.agents.base import ConfigT
-from kdnas_env.agents.environment import Environment, env_attribute
+from kdnas_env.agents.environment import Environment
 from kdnas_env.agents.transfer.experience import SHIPPED, Experience
 from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.env_attributes import env_attribute
 from kdnas_env.support.progress import Progress
 
 

@@ -80,12 +80,11 @@ def _number(value: float | None, form: str) -> str:
 def _say_more(console: SafeConsole, results: RaceResults) -> None:
     summary, folder = results.summary, results.path
     legend = (
-        "regret: 0 is the optimum of the table, 1 the exact median of random search without noise, under limits both "
-        "among the students that keep them; on the way: its "
-        f"mean over the budget; wins: how likely less than that of {summary['reference']}, with which p "
-        "compares; top 1 %, optimum: share of the searches that found it, even if noise led them away again, after: "
-        f"{summary['unit']} in the median; front: share of the exact hypervolume; repeated: duplicates in a "
-        "search; ms: processor time of a decision"
+        "regret: 0 for the optimum of the table, 1 for the exact median of random search without noise (with limits, "
+        "of the students that keep them); on the way: mean regret over the budget; wins: probability of a lower "
+        f"regret than that of {summary['reference']}, and p of this comparison; top 1 %, optimum: share of the "
+        f"searches that evaluated such a student, even if noise hid it; after: median {summary['unit']} until then; "
+        "front: share of the exact hypervolume; repeated: duplicates in a search; ms: processor time of a decision"
     )
     console.print(Text(legend), style="dim")
     first = summary["views"][0]  # has all tasks
@@ -93,7 +92,7 @@ def _say_more(console: SafeConsole, results: RaceResults) -> None:
         console.say(note)
     console.say(f"agents took {timing_in_words(summary['timing'])}")
     if summary["submitted"]:
-        console.say("of what was submitted, every step was replayed; its ms are of another machine")
+        console.say("every step of the submitted searches was replayed; their ms were measured on another machine")
     for name, agent in first["agents"].items():
         if agent["failures"]:
             console.say(f"{name} failed in {agent['failures']} searches: {agent['errors'][0]}", "bad")
@@ -143,7 +142,7 @@ def run_verify(options: VerifyOptions) -> int:
     tasks = ", ".join(verdict.tasks)
     checked = f"{verdict.evaluations} evaluations of {verdict.agent}, {verdict.seeds} seeds of {tasks}"
     if verdict.holds:
-        console.say(f"the whole submission replays: {checked}")
+        console.say(f"the replay confirms the whole submission: {checked}")
     else:
-        console.say(f"the submission is not correct: {checked}", "bad")
+        console.say(f"the replay contradicts the submission: {checked}", "bad")
     return 0 if verdict.holds else 1

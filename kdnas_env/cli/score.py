@@ -68,7 +68,7 @@ def print_scores(console: SafeConsole, scores: Scores) -> None:
     if failed:
         console.say(f"{failed} scores are missing; results.json says why", "bad")
     if not scores.options.rows and all(row.name != TEACHER for row in scores.rows):
-        console.say("no teacher is known, beside whom models are timed; name it with --teacher", "warning")
+        console.say("no teacher is known, so speeds are missing; name it with --teacher", "warning")
     console.say(f"run folder: {scores.path}")
     console.say(f"picture:    {scores.path / PICTURE}")
     if scores.failure is not None:

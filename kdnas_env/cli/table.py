@@ -147,7 +147,7 @@ def run_fit(options: TableFitOptions) -> int:
     for name, alone, both in fit.gains:
         console.say(
             f"the held-out loss of the {alone['students']} students of {name} is predicted by {first} alone with "
-            f"{_quality(alone)}; by both, each without having been seen, with {_quality(both)}"
+            f"{_quality(alone)}; by both, in cross-validation, with {_quality(both)}"
         )
     console.say(
         f"surrogate fitted to {_fitted_to(fit.surrogate)}, {fit.path.stat().st_size / 1e6:.2f} MB: {fit.path}\n"
@@ -190,8 +190,8 @@ def run_verify(options: TableVerifyOptions) -> int:
         check = verify_table(options, progress=progress)
     table = check.source
     console.say(
-        f"table {table.metadata.name}: checksum and schema are right; {len(table)} students, "
-        f"{100 * table.complete:.1f} % of the cells are there"
+        f"table {table.metadata.name}: checksum and schema are valid; {len(table)} students, "
+        f"{100 * table.complete:.1f} % of the cells are evaluated"
     )
     if check.allowed is not None:
         largest = max((cell.difference for cell in check.replayed), default=0.0)
@@ -200,9 +200,9 @@ def run_verify(options: TableVerifyOptions) -> int:
             f"{check.allowed:g})"
         )
     for fault in check.faults:
-        console.say(f"wrong: {fault}", "bad")
+        console.say(f"fault: {fault}", "bad")
     if not check.faults:
-        console.say("nothing is wrong with it", "good")
+        console.say("no faults found", "good")
     return 1 if check.faults else 0
 
 
@@ -221,9 +221,9 @@ def _list(console: SafeConsole) -> None:
     console.print("[dim]tau: Kendall's, between seeds after the last epoch[/]")
     if surrogates := surrogate_names():
         console.say(
-            f"surrogates, which answer for all of a space that is too large for a table: {', '.join(surrogates)}"
+            f"surrogates, which predict every student of a space too large for a table: {', '.join(surrogates)}"
         )
-    console.say("more about one: kdnas table inspect NAME")
+    console.say("details of one: kdnas table inspect NAME")
 
 
 def _describe(console: SafeConsole, inspection: Inspection, searches: Mapping[str, Any]) -> None:
@@ -333,7 +333,7 @@ def _print_card(console: SafeConsole, card: Mapping[str, Any]) -> None:
     console.print(by_split)
     console.print(
         "[dim]tau: Kendall's; resolved: of the pairs that seeds can tell apart; best 10: share of the ten predicted "
-        "best that are among the ten best; in 90 %: share of the students within the interval that was foreseen[/]"
+        "best that are among the ten best; in 90 %: share of the students within the predicted interval[/]"
     )
 
 
@@ -364,7 +364,7 @@ def _describe_external(console: SafeConsole, inspection: ExternalInspection) -> 
         "external table": table.title,
         "candidates": f"{len(space.valid_indices)}, {repeated} of them trained more than once",
         "space": "; ".join(f"{name}: {list(values)}" for name, values in space.choices.items()),
-        "scores": f"{', '.join(table.metrics)}; {table.metric} counts",
+        "scores": f"{', '.join(table.metrics)}; searches maximise {table.metric}",
         "best training": f"{winner}, {table.metric} {score:.4f}",
         "median": f"{table.metric} {inspection.median:.4f}",
         "noise": f"{table.noise:.4f} between trainings of one candidate" if repeated else "unknown; none was repeated",

@@ -224,10 +224,10 @@ def task_teacher(
         drop_unfinished(fit_name, cache_dir)
         return fitted
 
-    weights, record = cached_tensors(name, lambda: _finetuned(teacher, task, settings, tuned), cache_dir)
+    tensors, record = cached_tensors(name, lambda: _finetuned(teacher, task, settings, tuned), cache_dir)
     progress.end()
     drop_tensors(f"{name}-", cache_dir)
-    return _restored(teacher, task, settings, weights, record, key)
+    return _restored(teacher, task, settings, tensors, record, key)
 
 
 def cached_task_teacher(

@@ -333,7 +333,7 @@ def test_a_table_is_verified_by_distilling_anew(
     assert main(command) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "3 cells distilled again: losses differ by" in printed
-    assert "nothing is wrong with it" in printed
+    assert "no faults found" in printed
 
 
 def test_a_table_of_a_gpu_is_verified_on_a_cpu_within_what_rounding_does(
@@ -381,7 +381,7 @@ def test_a_table_with_faults_does_not_pass(
 ) -> None:
     path = changed(table_file, tmp_path / "bad.npz", lambda table: {"parameters": table.parameters + 1})
     assert main(["table", "verify", str(path)]) == 1
-    assert "wrong: parameters of 8 students are wrong" in " ".join(capsys.readouterr().out.split())
+    assert "fault: parameters of 8 students are wrong" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_damaged_table_is_refused(table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

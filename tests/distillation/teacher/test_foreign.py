@@ -186,7 +186,7 @@ def test_a_configuration_of_more_than_the_weights_is_refused(tiny: TinyFolders, 
     folder = save_with_tokenizer(load_teacher(tiny["modernbert"]).model, tiny["modernbert"], tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 10**8}))
-    with pytest.raises(TeacherError, match=r"they hold .* bytes, and config.json describes 3,2.* parameters"):
+    with pytest.raises(TeacherError, match=r"they have .* bytes, but config.json describes 3,2.* parameters"):
         load_teacher(folder)
 
 

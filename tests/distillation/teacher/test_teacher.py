@@ -375,7 +375,7 @@ def larger_tokenizer(folder: Path) -> None:
         (remove_config, "has no config.json"),
         (spoil_config, "configuration of teacher .* cannot be read"),
         (only_pickled_weights, r"has no safetensors weights.*convert it once with .*save_pretrained"),
-        (cut_weights_short, "weights of teacher .* cannot be read.*cut short"),
+        (cut_weights_short, "weights of teacher .* cannot be read.*truncated"),
         (large_file_pointer, "weights of teacher .* cannot be read.*Git LFS pointer"),
         (one_layer_too_few, "lacks 16 of its encoder's weights, such as 'encoder.layer.3"),
         (
@@ -403,7 +403,7 @@ def test_spoilt_folders(spoil: Callable[[Path], None], message: str, bert_copy: 
 
 
 def test_a_file_is_not_a_teacher(bert_copy: Path) -> None:
-    with pytest.raises(TeacherError, match="is a file; name the folder"):
+    with pytest.raises(TeacherError, match="is a file; name a folder"):
         load_teacher(bert_copy / "model.safetensors")
 
 
@@ -493,7 +493,7 @@ def test_pickled_weights_beside_others_are_not_read(bert_copy: Path, tmp_path: P
 )
 def test_a_configuration_that_no_memory_holds_is_refused_at_once(changes: dict[str, int], bert_copy: Path) -> None:
     edit_json(bert_copy / "config.json", **changes)
-    with pytest.raises(TeacherError, match=r"cannot be read from .*; if the file is cut short"):
+    with pytest.raises(TeacherError, match=r"cannot be read from .*; if the file is truncated"):
         load_teacher(bert_copy)
     with pytest.raises(RunError, match="cannot be loaded"):
         load_student(bert_copy)

@@ -365,7 +365,7 @@ def test_the_text_column_is_found(row: dict[str, Any], column: str, tmp_path: Pa
         (("premise", "hypothesis", "label"), "not one column, or two"),
         (("premise", "premise"), "not one column, or two"),
         ((), "not one column, or two"),
-        ("label", "210 of 210 rows are of another type"),
+        ("label", "210 of 210 rows have another type"),
     ],
 )
 def test_wrong_columns_are_named(columns: Any, message: str, tmp_path: Path, tokenizer: Any) -> None:

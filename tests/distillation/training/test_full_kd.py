@@ -232,7 +232,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(name: str, workload: Workload, tmp_
     (checkpoint,) = list((tmp_path / "parts").glob("checkpoint-*"))[-1:]
     assert (checkpoint / name).exists()
     torch.save(Harm(str(tmp_path / "harm")), checkpoint / name)
-    with pytest.raises(RunError, match=r"checkpoint .* cannot be read: .*; remove it to go on"):
+    with pytest.raises(RunError, match=r"checkpoint .* cannot be read: .*; remove it to resume"):
         run(start(workload), tmp_path / "parts")
     assert not (tmp_path / "harm").exists()
 
@@ -393,5 +393,5 @@ def test_steps_are_those_of_the_epochs_or_less() -> None:
     assert FullKDSettings(epochs=3).steps(100, 8) == 39
     assert FullKDSettings(epochs=3, max_steps=20).steps(100, 8) == 20
     assert FullKDSettings(epochs=None, max_steps=20).steps(None, 8) == 20
-    with pytest.raises(KDNASError, match="a stream has no end"):
+    with pytest.raises(KDNASError, match="a stream is endless"):
         FullKDSettings(epochs=3).steps(None, 8)
