@@ -1,7 +1,8 @@
 """Optuna as an agent: samplers, pruners and studies of Optuna search an environment.
 
-This file defines the hyper-parameters. They can be imported without Optuna, which may not be installed and is slow to
-import. The modules import Optuna, except ``agent``, which imports the others when it is used.
+This file defines the hyper-parameters: ``OptunaConfig`` is public under this name. It can be imported without Optuna,
+which may not be installed and is slow to import. ``agent`` imports the other modules only when it is used.
+
 - ``agent``: The agent.
 - ``study``: An Optuna study whose trials are points of a grid, and how an evaluation ends a trial.
 - ``samplers``: Samplers, CMA-ES among them, the trials that they see in a long study, and pruners.

@@ -30,9 +30,9 @@ from kdnas_env.agents.sb3.agent import (
     QRDQNAgent,
     RecurrentPPOAgent,
     SB3Agent,
+    SB3Config,
     TRPOAgent,
 )
-from kdnas_env.agents.sb3.config import SB3Config
 from kdnas_env.agents.sb3.episodes import LastChoice, OneByOne, OneShot, build_candidates, closed_points, ranked
 from kdnas_env.agents.sb3.learners import Learner, seeded_globals, undone_if_diverged
 from kdnas_env.core.grid import Grid
