@@ -87,7 +87,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
         KDNASError: If an option is out of range, or has no effect.
         SystemExit: If the arguments are malformed, or ask for help.
     """
-    arguments = _completed(arguments)
+    arguments = _normalised(arguments)
     kind, words = _command_options(arguments)
     check_given_once(kind, words)
     with naming_flags(kind, given=arguments):
@@ -105,7 +105,7 @@ def parse_words(arguments: Sequence[str]) -> Any:
         KDNASError: If an option is out of range.
         SystemExit: If the arguments are malformed, or ask for help.
     """
-    return _parse(_completed(arguments))
+    return _parse(_normalised(arguments))
 
 
 def _command_options(arguments: Sequence[str]) -> tuple[type[Any], Sequence[str]]:
@@ -119,7 +119,7 @@ def _named(arguments: Sequence[str]) -> str | None:
     return next((name for count in (2, 1) if (name := " ".join(arguments[:count])) in COMMANDS), None)
 
 
-def _completed(arguments: Sequence[str]) -> list[str]:
+def _normalised(arguments: Sequence[str]) -> list[str]:
     """Complete the arguments: the second word of the command, the address of Ray, the full name of ``--task``."""
     arguments = [_RENAMED.get(word, word) for word in arguments[:1]] + [*arguments[1:]]
     word = _DEFAULT_COMMANDS.get(arguments[0]) if arguments else None
