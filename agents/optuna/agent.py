@@ -187,14 +187,14 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
             number: None if trial is None else self._grid_study.reopen(trial)
             for number, trial in zip(self._pending, state["pending_trials"], strict=True)
         }
-        self._own = deque(self._grid_study.own(exclude=self.seen))
+        self._own_trials = deque(self._grid_study.own(exclude=self.seen))
 
     def _start(self) -> None:
         from kdnas_env.agents.optuna.study import GridStudy
 
         identity, self._identity = self._identity, Identity()
         self._grid_study = GridStudy.open(self.grid, self.config, identity, self._sampler_seed)
-        self._own = deque(self._grid_study.own(exclude=()))
+        self._own_trials = deque(self._grid_study.own(exclude=()))
         self._trials = {}
 
     def _sampler_seed(self, number: int) -> int:
@@ -222,8 +222,8 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
     def _next(self, taken: Seen) -> tuple[int, Ints, bool] | None:
         """Return the flat index and action of the next candidate, and whether it is random; None if there is none."""
         study = self._grid_study
-        while self._own:
-            frozen = self._own.popleft()
+        while self._own_trials:
+            frozen = self._own_trials.popleft()
             trial = study.reopen(frozen.number)
             if trial is None:
                 number = study.number(frozen.params)

@@ -106,7 +106,9 @@ class MiniKD:
         self._whole, self.workload = workload, workload.of_vocabulary(student.vocabulary)
         self.train = workload.subset(fidelity.data_fraction, fidelity.seed)
         self.heldout = workload.heldout[: recipe.heldout_samples]
-        self.encoder = self._started(student, basis) if start is None else self._packed(student, start, self.workload)
+        self.encoder = (
+            self._initialised(student, basis) if start is None else self._packed(student, start, self.workload)
+        )
         if not recipe.train_embeddings:
             # Teachers of other types have no position tables to copy.
             _freeze_tables(self.encoder, words_only=not teacher.architecture.plain)
@@ -115,9 +117,9 @@ class MiniKD:
         self._dropout = Dropout(recipe.dropout, _generator(fidelity.seed, _DROPOUT, workload.device))
         self._width = student.hidden_size
         self._precision = precision
-        self._starting_seconds = time.perf_counter() - began
+        self._initialisation_seconds = time.perf_counter() - began
 
-    def _started(self, student: StudentConfig, basis: EmbeddingBasis | None) -> PackedEncoder:
+    def _initialised(self, student: StudentConfig, basis: EmbeddingBasis | None) -> PackedEncoder:
         workload, recipe = self._whole, self.recipe
         teacher = workload.teacher
         model = build_student(student, teacher.architecture, seed=self.fidelity.seed, special=special_tokens(teacher))
@@ -145,7 +147,7 @@ class MiniKD:
             FloatingPointError: If a loss is not finite.
             torch.OutOfMemoryError: If the device's memory is too small.
         """
-        began = time.perf_counter() - self._starting_seconds
+        began = time.perf_counter() - self._initialisation_seconds
         train = self.fit() if self.objective.solved else None
         start = None if train is None else train.unexplained
         yield self._result(0, train, began)
