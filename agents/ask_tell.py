@@ -19,7 +19,6 @@ from kdnas_env.agents.environment import (
     Info,
     action_counts,
     checked_answers,
-    env_attribute,
     evaluate_round,
     evaluation_limit,
     is_free,
@@ -33,6 +32,7 @@ from kdnas_env.core.grid import Grid, Seen
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.support.arrays import Ints
 from kdnas_env.support.checks import check_whole
+from kdnas_env.support.env_attributes import env_attribute
 
 __all__ = ["AskTellAgent", "Proposal"]
 
@@ -280,7 +280,9 @@ class AskTellAgent(Agent[ConfigT]):
         except RunError:
             raise
         except Exception as error:  # a damaged state may raise any error
-            raise RunError(f"{os.fspath(path)!r} is not a whole state of a {type(self).__name__}: {error!r}") from error
+            raise RunError(
+                f"{os.fspath(path)!r} is not a complete state of a {type(self).__name__}: {error!r}"
+            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as NumPy arrays and JSON values, without infos."""

@@ -14,9 +14,10 @@ from gymnasium import spaces
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.checks import check_whole
+from kdnas_env.support.env_attributes import Environment as Environment
+from kdnas_env.support.env_attributes import env_attribute
 from kdnas_env.support.untrusted import is_integer, shown
 
-Environment = gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any]
 Info = Mapping[str, Any]
 Tell = Callable[[Ints, npt.ArrayLike, Sequence[Info]], None]
 
@@ -37,13 +38,6 @@ def action_counts(env: Environment) -> Ints:
             "environment with an action wrapper that offers one"
         )
     return space.nvec.astype(np.int64)
-
-
-def env_attribute(env: Environment, name: str) -> Any:
-    """Return an attribute of an environment through all wrappers, or None if it has no such attribute."""
-    if isinstance(env, gym.vector.VectorEnv):
-        return getattr(env.unwrapped, name, None)
-    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
 
 
 def check_scalar(reward: Any) -> None:
@@ -91,11 +85,11 @@ def checked_answers(count: int, rewards: npt.ArrayLike, infos: Sequence[Info] | 
     if earned.ndim == 2 and len(earned) and earned.shape[1] > 1:
         check_scalar(earned[0])
     if not all(isinstance(info, Mapping) for info in infos):
-        raise KDNASError("an info is no mapping; expected the info that the environment returned for each candidate")
+        raise KDNASError("an info is not a mapping; expected the info that the environment returned for each candidate")
     if not count or earned.shape != (count,) or len(infos) != count:
         raise KDNASError(
-            f"told {count} action(s), rewards of shape {earned.shape} and {len(infos)} info(s); expected as many of "
-            "each, at least one"
+            f"received {count} action(s), rewards of shape {earned.shape} and {len(infos)} info(s); expected the same "
+            "number of each, at least one"
         )
     return earned, infos
 
@@ -111,16 +105,16 @@ def split_infos(infos: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     Returns:
         One info per environment, with Python numbers.
     """
-    own: list[dict[str, Any]] = [{} for _ in range(count)]
+    split: list[dict[str, Any]] = [{} for _ in range(count)]
     for name, values in infos.items():
         if name.startswith("_") and name[1:] in infos:
             continue
         entries = split_infos(values, count) if isinstance(values, Mapping) else values
         present = infos.get(f"_{name}", np.ones(count, dtype=np.bool_))
-        for seat in np.flatnonzero(present):
-            entry = entries[seat]
-            own[seat][name] = entry.item() if isinstance(entry, np.generic) else deepcopy(entry)
-    return own
+        for position in np.flatnonzero(present):
+            entry = entries[position]
+            split[position][name] = entry.item() if isinstance(entry, np.generic) else deepcopy(entry)
+    return split
 
 
 def prefetch(env: gym.Env[Any, Any], actions: Ints) -> None:
@@ -190,7 +184,7 @@ def evaluation_limit(env: Environment, budget: int | None) -> int:
 
 
 def env_number(env: Environment, name: str) -> int | None:
-    """Return an attribute like :func:`env_attribute` if it is an integer, else None."""
+    """Return an attribute of an environment through all wrappers if it is an integer, else None."""
     value = env_attribute(env, name)
     return int(value) if is_integer(value) else None
 

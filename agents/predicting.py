@@ -55,7 +55,7 @@ class Scale:
         return cls(float(kept.mean()), 1.0 if all_equal else deviation, least)
 
     def clipped(self, rewards: Floats, usable: Bools) -> Floats:
-        """Return rewards of which none is below the least, float64 ``(n,)``; failures count as the least."""
+        """Return rewards, float64 ``(n,)``, raised to the lower bound where they are lower; failures get it too."""
         kept: Floats = np.maximum(np.where(usable, rewards, self.least), self.least)
         return kept
 
@@ -72,8 +72,8 @@ class Scale:
 def replay_indices(ranking: Ranking, size: int) -> Ints:
     """Return the indices of the newest evaluations, preceded by that of the best if it is older; int64 ``(n,)``."""
     begin, best = max(0, ranking.evaluations - size), ranking.global_best
-    youngest = np.arange(begin, ranking.evaluations)
-    return youngest if best is None or best.index >= begin else np.insert(youngest, 0, best.index)
+    newest = np.arange(begin, ranking.evaluations)
+    return newest if best is None or best.index >= begin else np.insert(newest, 0, best.index)
 
 
 def candidate_pool(
@@ -197,8 +197,8 @@ def spread(pool: Ints, known: Ints, nvec: Ints, n: int, rng: np.random.Generator
         nearest = np.minimum(nearest, (pool != point).sum(axis=1))
     free, chosen = np.ones(len(pool), dtype=np.bool_), []
     for _ in range(min(n, len(pool))):
-        worn = np.where(free, tried[pool + offsets].sum(axis=1), np.inf)
-        place = int(np.lexsort((rng.random(len(pool)), -nearest, worn))[0])
+        uses = np.where(free, tried[pool + offsets].sum(axis=1), np.inf)
+        place = int(np.lexsort((rng.random(len(pool)), -nearest, uses))[0])
         chosen.append(place)
         free[place] = False
         tried[pool[place] + offsets] += weights[pool[place] + offsets]

@@ -51,15 +51,15 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
             with zipfile.ZipFile(stream) as members:
                 size = sum(member.file_size for member in members.infolist())
             if size > _LARGEST_BYTES:
-                raise ValueError(f"it holds {size:,} bytes, more than any state has")
+                raise ValueError(f"it has {size:,} bytes, more than any saved state")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         plain = parse_json(arrays.pop(_PLAIN).tobytes(), finite=False)
         # NumPy returns the bytes of a member that is not an array.
         if not isinstance(plain, dict) or not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("it does not hold what a state does")
-    except Exception as error:  # a damaged header makes numpy's reader fail in any way, such as a TokenError
+            raise ValueError("it has other entries than a saved state")
+    except Exception as error:  # NumPy may raise any error for a damaged header, such as a TokenError
         reason = str(error)[:300]
         raise RunError(f"{os.fspath(path)!r} cannot be read as the saved state of an agent: {reason}") from error
     return {**plain, **arrays}

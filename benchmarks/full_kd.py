@@ -40,7 +40,7 @@ from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import full_recipe
 from kdnas_env.distillation.training.training_text import prepare_text
 from kdnas_env.distillation.training.workload import Workload
-from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.quiet import quiet_transformers
 from kdnas_env.support.random_state import preserved_rng
 
 LOOPS = {"cached": "teacher cached", "in_loop": "teacher in loop", "plain": "plain Trainer"}

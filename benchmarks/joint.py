@@ -27,8 +27,8 @@ from rich.table import Table
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.truth import Truth
 from kdnas_env.core.space import SearchSpace
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.searching.registry import make_agent
 from kdnas_env.support.arrays import Floats

@@ -24,10 +24,10 @@ from kdnas_env.bench.scores import hitting_times, incumbents
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.bench.truth import Truth
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.support.atomic import write_json
-from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.progress import ConsoleProgress
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def main(options: Options) -> None:
         options.seeds,
         Budget(options.budget),
     )
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         progress.begin(f"{len(wanted.keys)} searches")
         searches = race(wanted, Path(options.out), workers=options.workers, on_progress=progress.advance)
     figures = {}

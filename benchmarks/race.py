@@ -27,12 +27,12 @@ from kdnas_env.bench.race import Race, race
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.truth import Truth
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.pipeline.bench.race import write_race
 from kdnas_env.searching.run_folder import RESULTS
 from kdnas_env.support.atomic import write_json
-from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.progress import ConsoleProgress
 
 TUNING = "tuning"
 OURS = "lstm-ensemble"
@@ -144,7 +144,7 @@ class Options:
 def main(options: Options) -> None:
     """Race, print, write."""
     console = Console()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
 
         def raced(name: str, agents: Sequence[AgentSpec], task: str, seeds: int, budget: int) -> dict[str, Any]:
             folder = Path(options.out) / name

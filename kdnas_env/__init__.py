@@ -19,7 +19,7 @@ modules are listed in ``docs/reference/python.md``.
 | `SearchSpace`, `StudentConfig` | the students that can be searched; the architecture of one                  |
 | `Evaluation`, `Fidelity`       | the measurements of a student; the effort spent on them                     |
 | `KDReward`, `Constraints`      | the reward of an evaluation; limits that students must keep                 |
-| `Progress`, `TaskProgress`     | the interface of progress reports; their display in terminals and notebooks |
+| `ConsoleProgress`, `Progress`  | displays progress in terminals and notebooks; the interface of progress     |
 | `KDNASError`, `Interrupted`    | the base class of errors; raised after Ctrl-C, with the call that resumes   |
 | `__version__`                  | the version                                                                 |
 """
@@ -59,11 +59,12 @@ if TYPE_CHECKING:
     from kdnas_env.pipeline.work import Interrupted as Interrupted
     from kdnas_env.searching.registry import agent_names as agent_names
     from kdnas_env.searching.registry import make_agent as make_agent
+    from kdnas_env.support.progress import ConsoleProgress as ConsoleProgress
     from kdnas_env.support.progress import Progress as Progress
-    from kdnas_env.support.progress import TaskProgress as TaskProgress
     from kdnas_env.tables.storage import load_table as load_table
 
     __version__: str
+    TaskProgress = ConsoleProgress
 
 _PUBLIC = {
     "core.architecture": ("StudentConfig",),
@@ -88,10 +89,13 @@ _PUBLIC = {
     "pipeline.vocabulary": ("VocabularyCut", "vocabulary"),
     "pipeline.work": ("Interrupted",),
     "searching.registry": ("agent_names", "make_agent"),
-    "support.progress": ("Progress", "TaskProgress"),
+    "support.progress": ("ConsoleProgress", "Progress"),
     "tables.storage": ("load_table",),
 }
 _MODULES = {name: f"kdnas_env.{module}" for module, names in _PUBLIC.items() for name in names}
+
+_RENAMED = {"TaskProgress": "ConsoleProgress"}
+"""Names of kdnas 0.2 that still work."""
 
 __all__ = ["__version__", *sorted(_MODULES)]
 
@@ -109,7 +113,7 @@ _environment("Planted", "planted", "PlantedEnv")
 _environment("Tabular", "tabular", "TabularEnv")
 _environment("External", "external", "ExternalEnv")
 _environment("Surrogate", "surrogate", "SurrogateEnv")
-register("kdnas/Tasks-v0", "kdnas_env.envs.tasks:TasksEnv")
+register("kdnas/Tasks-v0", "kdnas_env.envs.task_distribution:TasksEnv")
 
 
 def __dir__() -> list[str]:
@@ -120,6 +124,7 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return version("kdnas")
+    name = _RENAMED.get(name, name)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

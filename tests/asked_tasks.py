@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 
 TASKS = (
     "rotten-tomatoes",

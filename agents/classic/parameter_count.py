@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.agents.classic.exhaustive import OrderedAgent
-from kdnas_env.agents.environment import Environment, env_attribute
+from kdnas_env.agents.environment import Environment
 from kdnas_env.core.architecture import count_parameters
 from kdnas_env.core.grid import Grid
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.arrays import Floats, Ints
+from kdnas_env.support.env_attributes import env_attribute
 from kdnas_env.support.settings import Settings
 
 _TIES, _SAMPLE = 1, 2

@@ -27,8 +27,8 @@ GLOBAL_BEST, PREVIOUS_BEST, PREVIOUS_CANDIDATE, QUERY, NONE = range(5)
 """Roles of the elements of a sequence. ``NONE`` marks an empty element."""
 
 ROLES = 5
-_OFTEN = 32
-"""Largest fraction of new evaluations before a controller retrains."""
+_EVALUATIONS_PER_NEW = 32
+"""A controller retrains when one in this many evaluations is new."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def until_last_retraining(ranking: Ranking, round_size: int) -> Ranking:
     """
     evaluations = ranking.evaluations
     power = 1 << max(0, evaluations.bit_length() - 1)
-    step = max(round_size, min(DEFAULT_ROUND_SIZE, power // _OFTEN))
+    step = max(round_size, min(DEFAULT_ROUND_SIZE, power // _EVALUATIONS_PER_NEW))
     whole = evaluations // step * step
     if not whole:
         return ranking

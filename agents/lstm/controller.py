@@ -37,7 +37,7 @@ class Contexts:
         return Contexts(self.actions[rows], self.rewards[rows], self.roles[rows])
 
     def hidden(self, rows: Tensor) -> Contexts:
-        """Return a copy in which the rows of a bool mask are empty: every element is "none yet"."""
+        """Return a copy in which the rows of a bool mask are empty: every element has the role ``NONE``."""
         return Contexts(
             self.actions,
             self.rewards.masked_fill(rows[:, None], 0.0),

@@ -33,7 +33,7 @@ class GreedyLSTMConfig(LSTMConfig):
 
 
 class GreedyLSTMAgent(LSTMAgent):
-    """The LSTM controller without exploration: random until an evaluation succeeds, then never.
+    """The LSTM controller without exploration: candidates are random only until an evaluation succeeds.
 
     An ablation that measures the value of random candidates in :class:`kdnas_env.agents.lstm.agent.LSTMAgent`.
     """

@@ -26,16 +26,16 @@ class Ensemble(nn.Module):
     The input of a choice is its position among the choices of its dimension (evenly spaced, mean 0) times a direction
     vector of the dimension, plus its own embedding. Knowledge about a choice therefore transfers to its neighbours. In
     a wide dimension the embedding is a smooth function of the position (:mod:`kdnas_env.core.wide_dimensions`). The
-    features of an action are the last hidden state of the LSTM, plus the positions and their squares, because few
-    rewards reveal little more than a slope ("wide and deep", Cheng et al. 2016, arXiv:1606.07792). The head is the
-    :class:`Posterior` of a linear model of these features.
+    features of an action are the last hidden state of the LSTM, plus the positions and their squares, because a
+    few rewards determine little more than a slope ("wide and deep", Cheng et al. 2016, arXiv:1606.07792). The head is
+    the :class:`Posterior` of a linear model of these features.
 
     Args:
         nvec: Choices per dimension.
         members: Number of LSTMs; they differ in their initial weights.
         embedding_size: Width of the embedding of a choice.
         hidden_size: Width of an LSTM.
-        features: Hidden states (``deep``), places and their squares (``wide``), or ``both``.
+        features: Hidden states (``deep``), positions and their squares (``wide``), or ``both``.
         generator: Draws the initial weights. The global generator is neither read nor seeded.
     """
 
@@ -180,10 +180,10 @@ def fit(
     priors = {"log_scales", "log_noise"}
     groups = [
         {
-            "params": [value for name, value in ensemble.named_parameters() if (name in priors) == held],
+            "params": [value for name, value in ensemble.named_parameters() if (name in priors) == has_prior],
             "weight_decay": decay,
         }
-        for held, decay in ((False, weight_decay), (True, 0.0))
+        for has_prior, decay in ((False, weight_decay), (True, 0.0))
     ]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
     for _ in range(steps):

@@ -54,8 +54,8 @@ class LSTMMetaConfig(Settings):
             random weights, which learns only from the search.
         exploration: Fraction of a round that is spread over the space, in [0, 1], in case the task differs from all
             training tasks.
-        adapt: Whether the controller learns from the search. Without, it is a control that uses only the knowledge
-            about other tasks.
+        adapt: Whether the controller learns from the search. If not, it is a control that uses only knowledge from
+            other tasks.
         pool_size: Number of random candidates to score, in addition to neighbours of the best ones, if the space is too
             large to score completely.
         replay_size: Number of newest evaluations to learn from, plus the best.
@@ -112,7 +112,7 @@ class LSTMMetaAgent(TaskAgent[LSTMMetaConfig]):
 
     def _start(self) -> None:
         super()._start()
-        trained = self._if_of_this_space(self._stored_controller, self.config.controller)
+        trained = self._if_fits_space(self._stored_controller, self.config.controller)
         self._is_trained = trained is not None
         self._controller = trained or self._untrained_controller()
 

@@ -1,6 +1,7 @@
 """Optuna as an agent: samplers, pruners and studies of Optuna search an environment.
 
-The hyper-parameters stand here, where they are fast to import, without Optuna.
+This file defines the hyper-parameters: ``OptunaConfig`` is public under this name. It can be imported without Optuna,
+which may not be installed and is slow to import. ``agent`` imports the other modules only when it is used.
 
 - ``agent``: The agent.
 - ``study``: An Optuna study whose trials are points of a grid, and how an evaluation ends a trial.

@@ -14,12 +14,13 @@ import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.base import Capabilities, RoundCallback, SearchResult
-from kdnas_env.agents.environment import Environment, Info, action_counts, env_attribute, prefetch
+from kdnas_env.agents.environment import Environment, Info, action_counts, prefetch
 from kdnas_env.agents.optuna import DISMISSED, DRAWN, Identity, OptunaConfig
 from kdnas_env.agents.ranking import RoundRecord
 from kdnas_env.core.grid import Grid, Seen
 from kdnas_env.errors import DependencyError, KDNASError
 from kdnas_env.support.arrays import Ints
+from kdnas_env.support.env_attributes import env_attribute, has_env_attribute, set_env_attribute
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -133,7 +134,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
             RunError: If the study belongs to another search, for example of another teacher.
         """
         action_counts(env)
-        if self.config.pruner != "none" and not _has_attribute(env, "on_epoch"):
+        if self.config.pruner != "none" and not has_env_attribute(env, "on_epoch"):
             raise KDNASError(
                 f"pruner {self.config.pruner!r} stops evaluations, but the environment has no attribute 'on_epoch'; "
                 "use pruner='none'"
@@ -186,14 +187,14 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
             number: None if trial is None else self._grid_study.reopen(trial)
             for number, trial in zip(self._pending, state["pending_trials"], strict=True)
         }
-        self._own = deque(self._grid_study.own(exclude=self.seen))
+        self._own_trials = deque(self._grid_study.own(exclude=self.seen))
 
     def _start(self) -> None:
         from kdnas_env.agents.optuna.study import GridStudy
 
         identity, self._identity = self._identity, Identity()
         self._grid_study = GridStudy.open(self.grid, self.config, identity, self._sampler_seed)
-        self._own = deque(self._grid_study.own(exclude=()))
+        self._own_trials = deque(self._grid_study.own(exclude=()))
         self._trials = {}
 
     def _sampler_seed(self, number: int) -> int:
@@ -221,8 +222,8 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
     def _next(self, taken: Seen) -> tuple[int, Ints, bool] | None:
         """Return the flat index and action of the next candidate, and whether it is random; None if there is none."""
         study = self._grid_study
-        while self._own:
-            frozen = self._own.popleft()
+        while self._own_trials:
+            frozen = self._own_trials.popleft()
             trial = study.reopen(frozen.number)
             if trial is None:
                 number = study.number(frozen.params)
@@ -312,11 +313,11 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
                 return stop
             return self._report_epoch(actions[report.candidate], report) or stop
 
-        _set_attribute(env, "on_epoch", on_epoch)
+        set_env_attribute(env, "on_epoch", on_epoch)
         try:
             yield
         finally:
-            _set_attribute(env, "on_epoch", before)
+            set_env_attribute(env, "on_epoch", before)
 
     def _report_epoch(self, action: Ints, report: Any) -> bool:
         """Report an epoch of a candidate; return whether the pruner stops it."""
@@ -365,14 +366,3 @@ class _ReportingEnv(gym.Wrapper[Any, Any, Any, Any]):
             result = self.env.step(action)
         self._on_info(action, result[4])
         return result
-
-
-def _has_attribute(env: Environment, name: str) -> bool:
-    return hasattr(env.unwrapped, name) if isinstance(env, gym.vector.VectorEnv) else env.has_wrapper_attr(name)
-
-
-def _set_attribute(env: Environment, name: str, value: Any) -> None:
-    if isinstance(env, gym.vector.VectorEnv):
-        setattr(env.unwrapped, name, value)
-    else:
-        env.set_wrapper_attr(name, value)

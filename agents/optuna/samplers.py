@@ -266,8 +266,10 @@ class RemainingGPSampler(RemainingSampler, GPSampler):
     def _normalised(self, space: Any, actions: Ints) -> npt.NDArray[np.float64]:
         """Return actions as inputs of the Gaussian process, float64 of shape ``(n, varying parameters)``."""
         columns = [self._names.index(name) for name in self._varying]
-        most = actions.max(axis=0)
-        rows = [dict(zip(self._names, np.minimum(row, most).tolist(), strict=True)) for row in range(most.max() + 1)]
+        highest = actions.max(axis=0)
+        rows = [
+            dict(zip(self._names, np.minimum(row, highest).tolist(), strict=True)) for row in range(highest.max() + 1)
+        ]
         levels = space.get_normalized_params([None] * len(rows), rows)
         normalised: npt.NDArray[np.float64] = levels[actions[:, columns], np.arange(len(columns))]
         return normalised
@@ -276,7 +278,7 @@ class RemainingGPSampler(RemainingSampler, GPSampler):
 class JSONCmaEsSampler(CmaEsSampler):
     """Optuna's CMA-ES sampler (Hansen 2016, arXiv:1604.00772) with the same proposals, but without pickles.
 
-    It ignores pickled states that Optuna's own sampler has written to a study, and starts afresh in this case.
+    It ignores pickled states that Optuna's own sampler has written to a study, and begins a new state in this case.
     """
 
     _optimizer: Any = None

@@ -190,17 +190,17 @@ def _journal(path: Path) -> BaseStorage:
         with path.open("rb") as file:
             if not file.readline().startswith(_JOURNAL_START):
                 raise RunError(f"storage {str(path)!r} is not a journal of Optuna; name another file")
-        if not _ends_whole(path):
+        if not _ends_with_line_feed(path):
             lock.acquire()  # so that no process is writing
             try:
-                if not _ends_whole(path):
+                if not _ends_with_line_feed(path):
                     os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
             finally:
                 lock.release()
     return JournalStorage(JournalFileBackend(str(path), lock))
 
 
-def _ends_whole(path: Path) -> bool:
+def _ends_with_line_feed(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
         return file.read(1) in (b"\n", b"")

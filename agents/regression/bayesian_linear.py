@@ -20,7 +20,7 @@ NOISES = (1e-3, 1e-2, 1e-1)
 
 
 class BayesianLinearAgent(RegressionAgent[RegressionConfig]):
-    """Proposes the points of the highest expected improvement by a Bayesian linear model of choices and their pairs.
+    """Proposes the points with the highest expected improvement of a Bayesian linear model of choices and their pairs.
 
     The features are one-hot: the choice in each dimension, and the pair of choices in each pair of dimensions, as in
     BOCS (Baptista and Poloczek 2018, arXiv:1806.08838); a wide dimension uses bump functions along the scale. The
@@ -98,7 +98,7 @@ class _Prior:
 
 
 def _most_likely(similarity: _Similarity, known: Ints, targets: Floats) -> _Prior:
-    """Return the prior of the highest marginal likelihood; the best amplitude has a closed form."""
+    """Return the prior with the highest marginal likelihood; the best amplitude has a closed form."""
 
     def fitted(pairs: float, noise: float) -> tuple[float, _Prior]:
         prior = _Prior(similarity, pairs, noise)

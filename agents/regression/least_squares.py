@@ -10,7 +10,7 @@ from kdnas_env.support.arrays import Floats, Ints
 
 
 class LeastSquaresAgent(RegressionAgent[RegressionConfig]):
-    """Proposes the points of the highest prediction by ordinary least squares on the indices and their squares.
+    """Proposes the points with the highest predictions of ordinary least squares on the indices and their squares.
 
     A baseline without exploration after its random start: a sum of parabolas, one per dimension. If the system is
     underdetermined, the minimum-norm solution is used.

@@ -31,7 +31,7 @@ class RandomForestConfig(RegressionConfig):
 
 
 class RandomForestAgent(RegressionAgent[RandomForestConfig]):
-    """Proposes the points of the highest expected improvement by a random forest on the indices.
+    """Proposes the points with the highest expected improvement of a random forest on the indices.
 
     As in SMAC (Hutter et al. 2011), the mean of the trees is the prediction, and their standard deviation the
     uncertainty. Ties are in random order.
@@ -45,9 +45,9 @@ class RandomForestAgent(RegressionAgent[RandomForestConfig]):
         )
         forest.fit(known, targets)
         # Pass float32 to the trees, as the forest does, to skip input validation.
-        answers = np.stack([tree.tree_.predict(pool.astype(np.float32))[:, 0] for tree in forest.estimators_])
-        mean = answers.mean(axis=0)
-        improvement = expected_improvement(mean, answers.std(axis=0), targets.max())
+        predicted = np.stack([tree.tree_.predict(pool.astype(np.float32))[:, 0] for tree in forest.estimators_])
+        mean = predicted.mean(axis=0)
+        improvement = expected_improvement(mean, predicted.std(axis=0), targets.max())
         # A forest predicts equal values for whole blocks of points; their order in the pool must not matter.
         order = self.rng.permutation(len(pool))
         tried = np.concatenate([known, self.pending])

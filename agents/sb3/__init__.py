@@ -1,8 +1,7 @@
 """Algorithms of Stable-Baselines3 and sb3-contrib as agents.
 
-- ``config``: Hyper-parameters; fast to import.
-- ``agent``: The agents.
-- ``learners``: The base class of learners, which sample from an algorithm and train it; ``on_policy`` and
-  ``q_learning`` implement it.
+- ``agent``: The agents and their hyper-parameters.
+- ``learners``: The base class of learners, which sample from an algorithm and train it.
+- ``algorithms``: The learners of the algorithms.
 - ``episodes``: Candidates as episodes.
 """

@@ -129,7 +129,7 @@ class OneByOne(Episodes):
         return actions[:, step]
 
 
-class Remembered(OneByOne):
+class LastChoice(OneByOne):
     """Like :class:`OneByOne`, but the observation contains only the last choice, for policies with memory."""
 
     @property
@@ -195,10 +195,10 @@ def close(closed: list[int], numbers: Collection[int], *, undo: bool = False) ->
     """Insert numbers into a sorted list without duplicates, in place; with ``undo``, remove them instead."""
     for number in numbers:
         place = bisect_left(closed, number)
-        there = place < len(closed) and closed[place] == number
-        if there and undo:
+        listed = place < len(closed) and closed[place] == number
+        if listed and undo:
             del closed[place]
-        elif not there and not undo:
+        elif not listed and not undo:
             closed.insert(place, number)
 
 

@@ -1,1 +1,1 @@
-"""Agents that carry experience from other tasks to a new one."""
+"""Agents that transfer experience from other tasks to a new task."""

@@ -1,4 +1,4 @@
-"""Base class of agents that search with the experience of other tasks."""
+"""Base classes of agents that search with experience from other tasks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent
 from kdnas_env.agents.base import ConfigT
-from kdnas_env.agents.environment import Environment, env_attribute
+from kdnas_env.agents.environment import Environment
 from kdnas_env.agents.transfer.experience import SHIPPED, Experience
 from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.env_attributes import env_attribute
 from kdnas_env.support.progress import Progress
 
 
 class Stored(Protocol):
-    """What an agent learnt in spaces with given numbers of choices."""
+    """A learnt object that fits only spaces with certain numbers of choices."""
 
     @property
     def nvec(self) -> Iterable[Any]:
@@ -32,10 +33,10 @@ StoredT = TypeVar("StoredT", bound=Stored)
 
 
 class TaskAgent(AskTellAgent[ConfigT]):
-    """Reads the description of the task, if the environment has one (``task_features``, as tables have)."""
+    """An agent that reads the description of the task, if the environment has one (``task_features``, as tables do)."""
 
     setting: ClassVar[str]
-    """Name of the setting for the file that training across tasks writes."""
+    """Name of the setting that names the file written by training across tasks."""
 
     @classmethod
     @abstractmethod
@@ -81,15 +82,15 @@ class TaskAgent(AskTellAgent[ConfigT]):
         super()._start()
         self._task = np.zeros(len(FEATURES), dtype=np.float32)
 
-    def _if_of_this_space(self, stored: StoredT | None, file: str | None) -> StoredT | None:
-        """Return what was learnt if the space has its numbers of choices, else None.
+    def _if_fits_space(self, stored: StoredT | None, file: str | None) -> StoredT | None:
+        """Return a learnt object if it fits the space, else None.
 
         Args:
-            stored: What was learnt; None if there is nothing.
+            stored: The learnt object, or None.
             file: The file that the user named; None for that of the package.
 
         Raises:
-            KDNASError: If the user named it, and the space has other numbers of choices.
+            KDNASError: If the user named a file whose object fits other numbers of choices.
         """
         own = self.grid.nvec.tolist()
         if stored is None or [*map(int, stored.nvec)] == own:
@@ -103,7 +104,7 @@ class TaskAgent(AskTellAgent[ConfigT]):
 
 
 class ExperiencedAgent(TaskAgent[Any]):
-    """Uses :class:`kdnas_env.agents.transfer.experience.Experience`; in a space without experience, it has none."""
+    """An agent that uses :class:`kdnas_env.agents.transfer.experience.Experience`, if there is any for the space."""
 
     setting = "experience"
 
@@ -111,7 +112,7 @@ class ExperiencedAgent(TaskAgent[Any]):
     def train_across(
         cls, env: gym.Env[Any, Any], names: Sequence[str], path: Path, *, steps: int, seed: int, progress: Progress
     ) -> float:
-        """Evaluate every candidate of the tasks and write the rewards to a file; ``steps`` has no effect.
+        """Evaluate every candidate of the tasks, and write the rewards to a file; ``steps`` has no effect.
 
         Returns:
             The mean squared error of the expected targets of each task, predicted from the other tasks.
@@ -122,7 +123,7 @@ class ExperiencedAgent(TaskAgent[Any]):
 
     def _start(self) -> None:
         super()._start()
-        self._experience = self._if_of_this_space(self._stored_experience, self.config.experience)
+        self._experience = self._if_fits_space(self._stored_experience, self.config.experience)
 
     @cached_property
     def _stored_experience(self) -> Experience | None:

@@ -18,7 +18,7 @@ class TransferEvolutionConfig(EvolutionConfig):
 
     Attributes:
         experience: File of experience (``kdnas bench train transfer-evolution``). None for that of the package.
-        warm: Fraction of the first population that comes from other tasks, in [0, 1]; the rest is random.
+        warm: Fraction of the first population that is chosen by experience, in [0, 1]; the rest is random.
     """
 
     experience: str | None = None
@@ -30,11 +30,11 @@ class TransferEvolutionConfig(EvolutionConfig):
 
 
 class TransferEvolutionAgent(ExperiencedAgent, EvolutionAgent):
-    """Regularised evolution that begins with the candidates that are expected to be best, from other tasks.
+    """Regularised evolution whose first population has the candidates with the highest expected rewards.
 
     The expected reward of a candidate is its mean reward on the training tasks, weighted by their similarity to the
-    task of the search. After the first population, it is the agent ``evolution``. In a space without experience, the
-    whole first population is random.
+    task of the search. After the first population, the agent works like ``evolution``. In a space without experience,
+    the whole first population is random.
     """
 
     Config = TransferEvolutionConfig
@@ -43,12 +43,12 @@ class TransferEvolutionAgent(ExperiencedAgent, EvolutionAgent):
         if self._experience is None:
             return super()._founders(n, seen)
         order = np.argsort(-self._experience.expected(self._task), kind="stable")
-        wanted = round(self.config.warm * self.population_size) - self._warm
+        wanted = round(self.config.warm * self.population_size) - self._transferred
         return self.grid.fresh(self._experience.actions[order], seen)[: max(0, min(n, wanted))]
 
     @property
-    def _warm(self) -> int:
-        """Number of candidates from other tasks so far."""
+    def _transferred(self) -> int:
+        """Number of candidates chosen by experience so far."""
         first = self.population_size
         evaluated = int((~self.ranking.column("random")[:first]).sum())
         return evaluated + len(self.pending)

@@ -10,11 +10,12 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.agents.environment import action_counts, env_attribute, is_usable
+from kdnas_env.agents.environment import action_counts, is_usable
 from kdnas_env.agents.predicting import Scale
 from kdnas_env.core.grid import Grid
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.arrays import Ints
+from kdnas_env.support.env_attributes import env_attribute
 from kdnas_env.support.progress import SILENT, Progress
 
 

@@ -1,4 +1,4 @@
-"""Experience: the rewards of all candidates on many tasks, and what they say about a task that is not among them."""
+"""Experience: the rewards of all candidates on many tasks, from which rewards on a new task are predicted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHIPPED = Path(__file__).parent / "data" / "experience.safetensors"
 """The experience of the package: the training tasks of ``kdnas/Tasks-v0``."""
 
 BANDWIDTHS = (0.1, 0.2, 0.4, 0.8, 1.6)
-"""Candidate distances between the features of tasks within which tasks are similar."""
+"""Candidate bandwidths of the kernel: distances between the features of tasks within which tasks are similar."""
 
 _KIND = "experience"
 
@@ -40,7 +40,7 @@ class Experience:
             (:mod:`kdnas_env.envs.task_features`).
         targets: Rewards, standardised per task to mean 0 and deviation 1, float32 of shape ``(tasks, n)``; failures and
             candidates that break a limit have the lowest usable reward (:class:`kdnas_env.agents.predicting.Scale`).
-        scales: Reward that one unit of the targets stands for on each task, float32 of shape ``(tasks,)``.
+        scales: Reward difference of one unit of the targets on each task, float32 of shape ``(tasks,)``.
         bandwidth: Distance between descriptions within which tasks are similar.
     """
 
@@ -76,7 +76,7 @@ class Experience:
 
     @classmethod
     def blank(cls, nvec: Ints, features: int) -> Experience:
-        """Return experience of one candidate on one task, all zeros, where only the shapes matter.
+        """Return experience of one candidate on one task, all zeros, for uses where only the shapes matter.
 
         Args:
             nvec: Choices per dimension, int64 of shape ``(dims,)``.
@@ -103,10 +103,10 @@ class Experience:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Experience:
-        """Read what :meth:`save` wrote.
+        """Read experience written by :meth:`save`.
 
         Raises:
-            RunError: If the file cannot be read, or holds something else.
+            RunError: If the file cannot be read, or has other content.
         """
         with read_learnt(path, _KIND) as (bandwidth, arrays):
             experience = cls(
@@ -122,8 +122,8 @@ class Experience:
         return experience
 
     @property
-    def usual(self) -> float:
-        """Reward that one unit of the targets stands for, the mean of the tasks."""
+    def mean_scale(self) -> float:
+        """Reward difference of one unit of the targets, mean of the tasks."""
         return float(self.scales.mean())
 
     def expected(self, task: Features) -> Floats:
@@ -145,7 +145,7 @@ class Experience:
 def _similarity(tasks: Features, task: Features, bandwidth: float) -> Floats:
     """Return weights of tasks that sum to 1, float64 of shape ``(tasks,)``."""
     squares = np.square(tasks.astype(np.float64) - task).sum(axis=1)
-    # Relative to the nearest task, so that a far task does not give weights of 0 throughout.
+    # Relative to the nearest task, because all weights would be rounded to 0 if every task is far away.
     weights: Floats = np.exp(-0.5 * (squares - squares.min()) / bandwidth**2)
     weights /= weights.sum()
     return weights

@@ -51,13 +51,13 @@ class TransferGPConfig(Settings):
 
 
 class TransferGPAgent(ExperiencedAgent):
-    """Proposes the points of the highest expected improvement by a Gaussian process with a mean from other tasks.
+    """Proposes the points with the highest expected improvement of a Gaussian process with a mean from other tasks.
 
     The prior mean of a candidate is its mean reward on the training tasks, weighted by their similarity to the task of
     the search. The reward is ``offset + slope * mean + difference + noise``; offset and slope have normal priors, and
-    the difference has a squared-exponential kernel over the places of the choices. The marginal likelihood selects the
-    variances and the length scale. A simple form of transfer in Bayesian optimisation, in which the source tasks
-    determine the mean (compare Google Vizier's stacked residuals: Golovin et al. 2017). Without experience in the
+    the difference has a squared-exponential kernel over the positions of the choices. The marginal likelihood selects
+    the variances and the length scale. This is a simple form of transfer in Bayesian optimisation, in which the source
+    tasks determine the mean (compare Google Vizier's stacked residuals: Golovin et al. 2017). Without experience in the
     space, the mean is 0, and the first candidates are random.
     """
 
@@ -70,7 +70,7 @@ class TransferGPAgent(ExperiencedAgent):
 
     @property
     def _mean(self) -> _Mean:
-        """The prior mean; made once in a search."""
+        """The prior mean; computed once in a search."""
         if self._known_mean is None:
             self._known_mean = _Mean.of(self._experience, self._task, self.grid)
         return self._known_mean
@@ -88,15 +88,15 @@ class TransferGPAgent(ExperiencedAgent):
             positions = replay_indices(self.ranking, config.replay_size)
             rewards, usable = self.ranking.rewards[positions], self.ranking.usable[positions]
             scale = Scale.of(rewards, usable)
-            unit = _Unit(scale.mean, self._experience.usual if self._experience else scale.deviation)
+            unit = _Unit(scale.mean, self._experience.mean_scale if self._experience else scale.deviation)
             known, targets = self._evaluated[positions], (scale.clipped(rewards, usable) - scale.mean) / unit.size
         inputs = mean.described(known)
         differences = targets - inputs[:, -1]
         posterior = Posterior.of(_most_likely(self.grid.nvec, inputs, differences), inputs, differences, points)
         posterior = replace(posterior, mean=posterior.mean + points[:, -1])
-        # Before any evaluation, the improvement is that on the best expected reward.
-        to_beat = targets.max() if best is not None else posterior.mean.max()
-        places = most_promising(posterior, pool, known, self.pending, float(to_beat), self.grid.nvec, n)
+        # Before any evaluation, candidates are compared with the best expected reward.
+        incumbent = targets.max() if best is not None else posterior.mean.max()
+        places = most_promising(posterior, pool, known, self.pending, float(incumbent), self.grid.nvec, n)
         predicted = unit.centre + unit.size * posterior.mean[places]
         return Proposal(pool[places], predicted=None if best is None else predicted)
 
@@ -121,7 +121,7 @@ class _Mean:
     Attributes:
         grid: The grid of the search.
         numbers: Flat indices of the points with experience, ascending, int64 ``(points,)``.
-        values: Expected targets of these points, float64 ``(points,)``. Other points have the lowest of them, since
+        values: Expected targets of these points, float64 ``(points,)``. Other points get the lowest of them, because
             they were invalid on the training tasks. Without experience, the mean is 0.
     """
 
@@ -189,7 +189,7 @@ class _Prior:
 
 
 def _most_likely(nvec: Ints, known: Floats, differences: Floats) -> _Prior:
-    """Return the prior of the highest marginal likelihood; without evaluations, the middle one."""
+    """Return the prior with the highest marginal likelihood; without evaluations, the middle one."""
 
     def likelihood(prior: _Prior) -> float:
         factor = cholesky_factor(prior, known)

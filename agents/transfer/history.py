@@ -1,4 +1,4 @@
-"""What a policy that searches sees: the task and the search so far; and recorded tasks for its training."""
+"""The observations of a search policy (the task, and the search so far), and the environment of its training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def history_width(nvec: Ints, features: int) -> int:
 def observe_history(
     task: Features, nvec: Ints, actions: Ints, rewards: Floats, usable: Bools, *, unit: float, spent: float
 ) -> Features:
-    """Return what a policy sees of a search before it proposes a candidate.
+    """Return the observation of a search policy before it proposes a candidate.
 
     Args:
         task: Description of the task, float32 of shape ``(features,)``.
@@ -34,7 +34,7 @@ def observe_history(
         actions: Evaluated candidates, oldest first, int64 of shape ``(n, dims)``.
         rewards: Their rewards, float64 of shape ``(n,)``.
         usable: Which of them succeeded and keep the limits, bool of shape ``(n,)``.
-        unit: Reward difference that is usual between candidates.
+        unit: Typical reward difference between candidates.
         spent: Fraction of the budget that is spent, in [0, 1].
 
     Returns:
@@ -55,16 +55,16 @@ def observe_history(
 
 
 class RecordedSearchEnv(gym.Env[Features, Ints]):
-    """Search a recorded task, drawn in each episode; a step evaluates one candidate.
+    """Search recorded tasks: every episode draws a task, and a step evaluates one candidate.
 
     The reward of a step is the improvement of the best target so far, which begins at ``-LARGEST / 5``; so the rewards
-    of an episode add up to the best target found, plus a constant. A repeated candidate is worth nothing.
+    of an episode add up to the best target of the episode, plus a constant. The reward of a repeated candidate is 0.
 
-    As in a search, rewards become known round by round: the observation holds those of finished rounds.
+    As in a search, rewards become known round by round: the observation contains those of finished rounds.
 
     Args:
         experience: The tasks.
-        evaluations: Evaluations of an episode; no more than there are candidates.
+        evaluations: Evaluations of an episode; limited to the number of candidates.
         round_size: Evaluations per round.
     """
 
@@ -85,7 +85,7 @@ class RecordedSearchEnv(gym.Env[Features, Ints]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Features, dict[str, Any]]:
-        """Begin a search of a task, which the seed draws; see :func:`observe_history` for the observation."""
+        """Begin a search of a random task; see :func:`observe_history` for the observation."""
         super().reset(seed=seed)
         self.task = int(self.np_random.integers(len(self.experience.tasks)))
         self.actions: list[Ints] = []
@@ -93,7 +93,7 @@ class RecordedSearchEnv(gym.Env[Features, Ints]):
         return self.observe(), {}
 
     def step(self, action: Any) -> tuple[Features, float, bool, bool, dict[str, Any]]:
-        """Look a candidate up, int64 ``(dims,)``; the info has the remaining ``gap``."""
+        """Look up a candidate, int64 ``(dims,)``; the info has the remaining ``gap``."""
         before = self.best
         place = self._place.get(self.grid.number(action))
         self.actions.append(np.asarray(action, dtype=np.int64))
@@ -108,7 +108,7 @@ class RecordedSearchEnv(gym.Env[Features, Ints]):
 
     @property
     def gap(self) -> float:
-        """Difference between the best target of the task and the best so far."""
+        """Difference between the best target of the task and the best target so far."""
         return float(self.experience.targets[self.task].max()) - self.best
 
     def observe(self) -> Features:

@@ -1,4 +1,4 @@
-"""Files of what agents learnt across tasks: arrays and a description, in the format safetensors."""
+"""Safetensors files with what agents learnt across tasks: arrays and a description."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_learnt(path: Path, kind: str, description: Any, arrays: Mapping[str, n
 def read_learnt(
     path: str | os.PathLike[str], kind: str, *, framework: Literal["np", "pt"] = "np"
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Read a file of :func:`write_learnt`, for use in the block.
+    """Read a file written by :func:`write_learnt`, for use in the block.
 
     Args:
         path: The file.
@@ -60,12 +60,13 @@ def read_learnt(
         with safe_open(os.fspath(path), framework=framework) as file:
             metadata = file.metadata() or {}
             if _entry(kind) not in metadata:
-                raise ValueError("it holds something else, or is of another version")
+                raise ValueError("it has other content, or another version")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
         yield json.loads(metadata[_entry(kind)]), arrays
     except Exception as error:
         raise RunError(
-            f"{os.fspath(path)!r} is no {kind} that kdnas bench train has written: {error}; name another file"
+            f"{os.fspath(path)!r} is not a file of the kind {kind!r} written by kdnas bench train: {error}; name "
+            "another file"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Maskable PPO that is trained across tasks: dimension by dimension, among the choices that lead to a new candidate."""
+"""Maskable PPO trained across tasks: it chooses dimension by dimension; only choices that lead to a new candidate."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from kdnas_env.support.cpu_lock import pinned_threads
 
 
 class MaskedSearchEnv(RecordedSearchEnv):
-    """A step chooses one dimension; the last one evaluates the candidate. Choices that lead to no new one are masked.
+    """Search recorded tasks: a step chooses one dimension, and the last step of a candidate evaluates it.
 
-    The observation is that of the search, followed by that of :class:`kdnas_env.agents.sb3.episodes.OneByOne`.
+    Choices that do not lead to a new candidate are masked. The observation is that of the search, followed by that of
+    :class:`kdnas_env.agents.sb3.episodes.OneByOne`.
     """
 
     def __init__(self, experience: Experience, evaluations: int) -> None:
@@ -40,12 +41,12 @@ class MaskedSearchEnv(RecordedSearchEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Features, dict[str, Any]]:
-        """Begin a search of a task, which the seed draws."""
+        """Begin a search of a random task."""
         self._chosen[:], self._step = 0, 0
         return super().reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Features, float, bool, bool, dict[str, Any]]:
-        """Choose one dimension, by the index of the choice; after the last one, look the candidate up."""
+        """Choose one dimension, by the index of the choice; after the last one, look up the candidate."""
         self._chosen[0, self._step] = int(action)
         self._step += 1
         if self._step < self.steps:
@@ -66,9 +67,9 @@ class MaskedSearchEnv(RecordedSearchEnv):
 
 
 class TransferMaskablePPOAgent(TransferPPOAgent):
-    """Proposes what a policy with masks samples that was trained across tasks; a search does not train it.
+    """Proposes samples of a masked policy that was trained across tasks; a search does not train it.
 
-    The policy sees the task, the best and the last candidate, and chooses one dimension after the other among the
+    The policy observes the task, the best and the last candidate. It chooses one dimension after the other, among the
     choices that lead to a new candidate. See :class:`kdnas_env.agents.transfer.ppo.TransferPPOAgent`.
     """
 
@@ -92,8 +93,8 @@ class TransferMaskablePPOAgent(TransferPPOAgent):
             rows = np.repeat(history[None], len(actions), axis=0)
             observed = torch.from_numpy(np.concatenate([rows, episodes.observe(actions, step)], axis=1))
             with torch.no_grad():
-                likelihood = network.get_distribution(observed, action_masks=masks).distribution.probs.double().numpy()
-            places: Ints = draw_choices(likelihood, 1, self.rng)[0]
-            return places
+                distribution = network.get_distribution(observed, action_masks=masks).distribution
+            choices: Ints = draw_choices(distribution.probs.double().numpy(), 1, self.rng)[0]
+            return choices
 
         return build_candidates(self.grid, n, closed_points(self.grid, self.seen), choose, at_once=n)

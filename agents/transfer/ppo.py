@@ -1,4 +1,4 @@
-"""Policies that learn to search: PPO over many recorded tasks, then searching a task that they have not seen."""
+"""Search policies: trained by PPO on many recorded tasks, then used for a search of a new task."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class TransferPPOConfig(Settings):
 
     Attributes:
         policy: File of a policy (``kdnas bench train transfer-recurrent-ppo``, or ``transfer-maskable-ppo``). None for
-            that of the package. In spaces with other numbers of choices, that policy is of no use, and all candidates
-            are random.
+            that of the package. The policy of the package cannot be used in spaces with other numbers of choices; there
+            all candidates are random.
     """
 
     policy: str | None = None
@@ -47,7 +47,7 @@ class SearchPolicy:
 
     Attributes:
         nvec: Choices per dimension, int64 of shape ``(dims,)``.
-        unit: Reward difference that is usual between candidates.
+        unit: Typical reward difference between candidates.
         network: The policy of Stable-Baselines3.
     """
 
@@ -57,10 +57,10 @@ class SearchPolicy:
 
 
 class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
-    """Proposes what a trained policy samples, each candidate at most once; a search does not train it.
+    """Proposes samples of a trained policy, each candidate at most once; a search does not train it.
 
-    As in RL² (Duan et al. 2016, arXiv:1611.02779), an episode of the training is a whole search, and the policy sees
-    what it proposed and earned, so it learns how to search. It is trained by PPO on recorded tasks
+    As in RL² (Duan et al. 2016, arXiv:1611.02779), an episode of the training is a whole search, and the policy
+    observes its earlier proposals and their rewards, so it learns how to search. It is trained by PPO on recorded tasks
     (:class:`kdnas_env.agents.transfer.history.RecordedSearchEnv`), with the improvement of the best reward as the
     reward of a step.
 
@@ -99,7 +99,7 @@ class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
             progress.note(f"gap {gap:.3f}")
 
         def save(network: Any) -> None:
-            save_policy(SearchPolicy(experience.nvec, experience.usual, network), cls.algorithm, path)
+            save_policy(SearchPolicy(experience.nvec, experience.mean_scale, network), cls.algorithm, path)
 
         return train(
             cls.algorithm, cls.recorded, experience, path, steps=steps, seed=seed, on_update=on_update, save=save
@@ -112,7 +112,7 @@ class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
 
     def _start(self) -> None:
         super()._start()
-        self._policy = self._if_of_this_space(self._stored_policy, self.config.policy)
+        self._policy = self._if_fits_space(self._stored_policy, self.config.policy)
 
     @cached_property
     def _stored_policy(self) -> SearchPolicy | None:
@@ -131,10 +131,10 @@ class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
 
     @abstractmethod
     def _sampled(self, n: int) -> Ints:
-        """Return candidates for a round of ``n`` that the policy samples, int64 ``(m, dims)``."""
+        """Return samples of the policy for a round of ``n`` candidates, int64 ``(m, dims)``."""
 
     def _observed(self, rounds: int) -> npt.NDArray[np.float32]:
-        """Return what the policy sees after some rounds, float32 ``(width,)``."""
+        """Return the observation of the policy after some rounds, float32 ``(width,)``."""
         policy, known = self._policy, self.ranking.rounds.until(rounds)
         assert policy is not None
         end = sum(len(record.rewards) for record in known)
@@ -163,15 +163,15 @@ def save_policy(policy: SearchPolicy, algorithm: str, path: Path) -> None:
 def load_policy(
     algorithm: str, recorded: Callable[[Experience, int], RecordedSearchEnv], path: str | Path
 ) -> SearchPolicy:
-    """Read what :func:`save_policy` wrote.
+    """Read a policy written by :func:`save_policy`.
 
     Args:
-        algorithm: Name of the algorithm that the policy must have been trained by.
-        recorded: The agent's environment of the training, which has the spaces of the policy.
+        algorithm: Name of the algorithm that must have trained the policy.
+        recorded: Creates the environment of the training, which has the spaces of the policy.
         path: The file.
 
     Raises:
-        RunError: If the file cannot be read, or holds something else.
+        RunError: If the file cannot be read, or has other content.
     """
     from kdnas_env.agents.transfer.ppo_training import untrained
 
@@ -186,8 +186,8 @@ def load_policy(
     return SearchPolicy(nvec, unit, network)
 
 
-def draw_choices(likelihood: Floats, tries: int, rng: np.random.Generator) -> Ints:
-    """Draw choices ``tries`` times from each row of a likelihood, int64 of shape ``(tries, n)``."""
-    ends = likelihood.cumsum(axis=1)
+def draw_choices(probabilities: Floats, tries: int, rng: np.random.Generator) -> Ints:
+    """Draw ``tries`` choices for each row of probabilities, float64 ``(n, choices)``; int64 of shape ``(tries, n)``."""
+    ends = probabilities.cumsum(axis=1)
     places: Ints = (rng.random((tries, len(ends), 1)) * ends[:, -1:] >= ends).sum(axis=2)
     return places

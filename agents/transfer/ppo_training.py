@@ -41,12 +41,12 @@ _POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def untrained(algorithm: str, env: RecordedSearchEnv, *, seed: int, searches: int = 1) -> Any:
-    """Return an algorithm with random weights; ``env`` is its first environment, and it copies the others.
+    """Return an algorithm with random weights.
 
     Args:
         algorithm: ``RecurrentPPO`` or ``MaskablePPO``.
-        env: The environment of the training.
-        seed: Draws the weights.
+        env: Pattern of the environments of the training; the algorithm gets new ones of the same kind.
+        seed: Seed of the weights.
         searches: Parallel searches.
     """
     policy, kwargs = _POLICIES[algorithm]
@@ -84,11 +84,12 @@ def train(
 
     Args:
         algorithm: ``RecurrentPPO`` or ``MaskablePPO``.
-        recorded: Makes the environment of the training.
+        recorded: Creates the environment of the training.
         experience: The tasks.
-        path: File of the policy; the state of an unfinished training is beside it, and ends in ``.training``.
+        path: File of the policy. Until the training ends, its state is in a file with the additional suffix
+            ``.training``.
         steps: Evaluations of each parallel search, rounded up to whole searches.
-        seed: Draws weights, tasks and proposals.
+        seed: Seed of weights, tasks and proposals.
         on_update: Called after every update.
         save: Called with the trained policy, before the state of the training is removed.
 

@@ -1,4 +1,4 @@
-"""Recurrent PPO that is trained across tasks: an LSTM remembers the search."""
+"""Recurrent PPO trained across tasks: an LSTM reads the search so far."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from kdnas_env.support.arrays import Ints
 from kdnas_env.support.cpu_lock import pinned_threads
 
 TRIES = 20
-"""Samples per wanted candidate, since those that were evaluated are left out."""
+"""Samples per requested candidate, because evaluated candidates among them are rejected."""
 
 
 class TransferRecurrentPPOAgent(TransferPPOAgent):
-    """Proposes what a recurrent policy samples that was trained across tasks; a search does not train it.
+    """Proposes samples of a recurrent policy that was trained across tasks; a search does not train it.
 
     An LSTM reads the search, evaluation by evaluation; all dimensions of the next candidate are sampled at once.
-    Candidates that were evaluated are sampled anew, and after 20 tries for each drawn at random. See
-    :class:`kdnas_env.agents.transfer.ppo.TransferPPOAgent`.
+    Evaluated candidates are rejected and sampled again. After 20 tries per candidate, random candidates replace them.
+    See :class:`kdnas_env.agents.transfer.ppo.TransferPPOAgent`.
     """
 
     algorithm = "RecurrentPPO"
@@ -40,11 +40,11 @@ class TransferRecurrentPPOAgent(TransferPPOAgent):
         observed = torch.from_numpy(np.concatenate(rows))
         layers, _, size = network.lstm_hidden_state_shape
         blank = torch.zeros(layers, 1, size)
-        begins = torch.zeros(len(observed))
-        begins[0] = 1.0
+        episode_starts = torch.zeros(len(observed))
+        episode_starts[0] = 1.0
         with torch.no_grad():
-            distribution, _ = network.get_distribution(observed, (blank, blank), begins)
-        # Of the last rows, one for each candidate of the round: float64 (n, choices) for each dimension.
-        likelihoods = [parts.probs[-n:].double().numpy() for parts in distribution.distribution]
-        sampled = np.stack([draw_choices(likelihood, TRIES, self.rng) for likelihood in likelihoods], axis=2)
-        return sampled.reshape(-1, len(likelihoods))
+            distribution, _ = network.get_distribution(observed, (blank, blank), episode_starts)
+        # The last rows belong to the candidates of this round: float64 (n, choices) for each dimension.
+        probabilities = [part.probs[-n:].double().numpy() for part in distribution.distribution]
+        sampled = np.stack([draw_choices(part, TRIES, self.rng) for part in probabilities], axis=2)
+        return sampled.reshape(-1, len(probabilities))

@@ -14,7 +14,7 @@ from kdnas_env.bench.truth import TARGETS, Truth
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.grid import REACH, Grid
 from kdnas_env.core.reward import KDReward
-from kdnas_env.envs.task import Task
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.support.arrays import Bools, Floats, Ints

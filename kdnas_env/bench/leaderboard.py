@@ -16,8 +16,8 @@ from kdnas_env.bench.replay import recorded_budget, replay_env, replay_order
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import COLUMNS, Trajectory, read_trajectories, write_trajectories
 from kdnas_env.bench.truth import Truth
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.support.atomic import expanded, read_json
 from kdnas_env.support.progress import SILENT, OnProgress

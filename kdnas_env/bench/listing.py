@@ -21,7 +21,7 @@ from kdnas_env.core.architecture import StudentConfig, count_parameters
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.support.arrays import Floats, Ints
-from kdnas_env.support.kept import kept
+from kdnas_env.support.disk_cache import cached
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.tables.archive import check_arrays, read_archive, write_archive
 from kdnas_env.tables.surrogates.surrogate import FIT_VERSION, PREDICTED_LATENCIES
@@ -101,7 +101,7 @@ def list_students(
             return _listed_by_network(evaluator, curve, epochs, on_progress)
         return _listed(evaluator, curve, epochs, evaluator.space.students(), on_progress)
 
-    return kept(f"{_KIND}-{key[:32]}.npz", _read, make, _write)
+    return cached(f"{_KIND}-{key[:32]}.npz", _read, make, _write)
 
 
 def sample_students(

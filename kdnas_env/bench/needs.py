@@ -12,8 +12,8 @@ from kdnas_env.bench.race import Race, race
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import target_found
 from kdnas_env.bench.truth import TARGETS, Truth
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.support.progress import OnProgress
 
 MODELS = ("random-forest", "optuna:sampler=gp")

@@ -16,15 +16,15 @@ from kdnas_env.bench.simulator import DecisionTime, askable, checked_decision_ti
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import Trajectory, read_trajectories, write_trajectories
 from kdnas_env.bench.truth import Truth
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.searching.registry import make_agent
 from kdnas_env.support.atomic import check_contained, expanded, read_json, write_json, write_text
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.child_processes import end_with_parent, worker_context
 from kdnas_env.support.cpu_lock import pinned_threads
-from kdnas_env.support.libraries import installed_versions
+from kdnas_env.support.packages import installed_versions
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.tables.storage import checksum, table_path
 

@@ -13,8 +13,8 @@ from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.bench.truth import Truth
 from kdnas_env.core.evaluation import Status
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError, one_line
 from kdnas_env.searching.registry import make_agent
 from kdnas_env.tables.table import STATUSES

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.bench.trajectory import Trajectory
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 
 
 def recorded_budget(search: Trajectory) -> Budget:

@@ -24,9 +24,9 @@ from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.bench.truth import Truth
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.execution.simulated import SimulatedBackend
 from kdnas_env.execution.worker_pool import WorkerPool

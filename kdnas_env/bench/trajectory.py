@@ -50,7 +50,7 @@ class Trajectory:
 
     Attributes:
         agent: The agent with its settings, as formatted by :class:`~kdnas_env.bench.specs.AgentSpec`.
-        task: The task, as formatted by :class:`~kdnas_env.envs.task.Task`.
+        task: The task, as formatted by :class:`~kdnas_env.envs.benchmark_task.Task`.
         seed: Seed of the run, for the agent and for the noise of the evaluations.
         budget: Budget of the search.
         unit: Unit of the budget, one of :data:`kdnas_env.envs.budget.UNITS`.

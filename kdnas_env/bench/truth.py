@@ -20,8 +20,8 @@ from kdnas_env.core.constraints import AT_LEAST, LEAST_QUALITY, Constraints
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.grid_space import GridSpace
 from kdnas_env.core.pareto import hypervolume, pareto_front
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.external import ExternalEvaluator
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator

@@ -17,7 +17,7 @@ from kdnas_env.pipeline.bench.submit import SubmitOptions, submit_searches
 from kdnas_env.pipeline.bench.train import TrainOptions, train_controller
 from kdnas_env.pipeline.bench.verify import VerifyOptions, verify_submission
 from kdnas_env.searching.run_folder import RESULTS
-from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.progress import ConsoleProgress
 
 _MOST_FAULTS = 10
 
@@ -25,7 +25,7 @@ _MOST_FAULTS = 10
 def run_bench(options: BenchOptions) -> int:
     """Run a race, and print the standings; return the exit status."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         results = race(options, progress=progress)
     for table in standings(results):
         console.print(table)
@@ -75,12 +75,11 @@ def _number(value: float | None, form: str) -> str:
 def _say_more(console: SafeConsole, results: RaceResults) -> None:
     summary, folder = results.summary, results.path
     legend = (
-        "regret: 0 is the optimum of the table, 1 the exact median of random search without noise, under limits both "
-        "among the students that keep them; on the way: its "
-        f"mean over the budget; wins: how likely less than that of {summary['reference']}, with which p "
-        "compares; top 1 %, optimum: share of the searches that found it, even if noise led them away again, after: "
-        f"{summary['unit']} in the median; front: share of the exact hypervolume; repeated: duplicates in a "
-        "search; ms: processor time of a decision"
+        "regret: 0 for the optimum of the table, 1 for the exact median of random search without noise (with limits, "
+        "of the students that keep them); on the way: mean regret over the budget; wins: probability of a lower "
+        f"regret than that of {summary['reference']}, and p of this comparison; top 1 %, optimum: share of the "
+        f"searches that evaluated such a student, even if noise hid it; after: median {summary['unit']} until then; "
+        "front: share of the exact hypervolume; repeated: duplicates in a search; ms: processor time of a decision"
     )
     console.print(Text(legend), style="dim")
     first = summary["views"][0]  # has all tasks
@@ -88,7 +87,7 @@ def _say_more(console: SafeConsole, results: RaceResults) -> None:
         console.say(note)
     console.say(f"agents took {timing_in_words(summary['timing'])}")
     if summary["submitted"]:
-        console.say("of what was submitted, every step was replayed; its ms are of another machine")
+        console.say("every step of the submitted searches was replayed; their ms were measured on another machine")
     for name, agent in first["agents"].items():
         if agent["failures"]:
             console.say(f"{name} failed in {agent['failures']} searches: {agent['errors'][0]}", "bad")
@@ -117,7 +116,7 @@ def run_export(options: BenchExportOptions) -> int:
 def run_train(options: TrainOptions) -> int:
     """Train a controller across tasks; return the exit status."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         trained = train_controller(options, progress=progress)
     settings = {name: value for name, value in trained.usage.items() if name != "agent"}
     spec = AgentSpec(trained.usage["agent"], settings)
@@ -129,7 +128,7 @@ def run_train(options: TrainOptions) -> int:
 def run_verify(options: VerifyOptions) -> int:
     """Verify a submission; return the exit status: 1 if its replay fails."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         verdict = verify_submission(options, progress=progress)
     for fault in verdict.faults[:_MOST_FAULTS]:
         console.say(fault, "bad")
@@ -138,7 +137,7 @@ def run_verify(options: VerifyOptions) -> int:
     tasks = ", ".join(verdict.tasks)
     checked = f"{verdict.evaluations} evaluations of {verdict.agent}, {verdict.seeds} seeds of {tasks}"
     if verdict.holds:
-        console.say(f"the whole submission replays: {checked}")
+        console.say(f"the replay confirms the whole submission: {checked}")
     else:
-        console.say(f"the submission is not correct: {checked}", "bad")
+        console.say(f"the replay contradicts the submission: {checked}", "bad")
     return 0 if verdict.holds else 1

@@ -67,11 +67,11 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
 Commands of two words are grouped by the first word."""
 
 _GROUPS = {
-    "table": "Tables of evaluations: build them, and see what they hold.",
-    "bench": "Race agents on tables (kdnas bench --agents ...); submit an agent's searches, verify those of others.",
+    "table": "Build, inspect and verify tables of evaluations.",
+    "bench": "Race agents on tables (kdnas bench --agents ...); submit searches of an agent, and verify submissions.",
 }
 
-_UNSAID = {"bench": "race"}
+_DEFAULT_COMMANDS = {"bench": "race"}
 """The second word of a group that may be omitted."""
 
 _RENAMED = {"glue": "score"}
@@ -88,7 +88,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
         KDNASError: If an option is out of range, or has no effect.
         SystemExit: If the arguments are malformed, or ask for help.
     """
-    arguments = _spelled_out(arguments)
+    arguments = _normalised(arguments)
     kind, words = _command_options(arguments)
     check_given_once(kind, words)
     with naming_flags(kind, given=arguments):
@@ -106,7 +106,7 @@ def parse_words(arguments: Sequence[str]) -> Any:
         KDNASError: If an option is out of range.
         SystemExit: If the arguments are malformed, or ask for help.
     """
-    return _parse(_spelled_out(arguments))
+    return _parse(_normalised(arguments))
 
 
 def _command_options(arguments: Sequence[str]) -> tuple[type[Any], Sequence[str]]:
@@ -120,20 +120,20 @@ def _named(arguments: Sequence[str]) -> str | None:
     return next((name for count in (2, 1) if (name := " ".join(arguments[:count])) in COMMANDS), None)
 
 
-def _spelled_out(arguments: Sequence[str]) -> list[str]:
+def _normalised(arguments: Sequence[str]) -> list[str]:
     """Complete the arguments: the second word of the command, the address of Ray, the full name of ``--task``."""
     arguments = [_RENAMED.get(word, word) for word in arguments[:1]] + [*arguments[1:]]
-    word = _UNSAID.get(arguments[0]) if arguments else None
-    spelled = len(arguments) > 1 and (not arguments[1].startswith("-") or arguments[1] in (*HELP, HELP_ALL))
-    whole = [*arguments] if word is None or spelled else [arguments[0], word, *arguments[1:]]
+    word = _DEFAULT_COMMANDS.get(arguments[0]) if arguments else None
+    given = len(arguments) > 1 and (not arguments[1].startswith("-") or arguments[1] in (*HELP, HELP_ALL))
+    whole = [*arguments] if word is None or given else [arguments[0], word, *arguments[1:]]
     for place in reversed(range(len(whole))):
         if whole[place] in _RAY and (place + 1 == len(whole) or whole[place + 1].startswith("--")):
             whole.insert(place + 1, "auto")
     kind, words = _command_options(whole)
-    return [*whole[: len(whole) - len(words)], *(_in_full(kind, word) for word in words)]
+    return [*whole[: len(whole) - len(words)], *(_full_flag(kind, word) for word in words)]
 
 
-def _in_full(kind: type[Any], word: str) -> str:
+def _full_flag(kind: type[Any], word: str) -> str:
     """Return the full flag of ``--task NAME``, or the new name of a renamed flag; other words are unchanged."""
     flag, equals, value = word.partition("=")
     if flag == "--task" and (name := task_field(kind)) is not None:

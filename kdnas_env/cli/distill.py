@@ -44,14 +44,14 @@ def _print_students(console: SafeConsole, run: DistillRun) -> None:
         after = f"{student.curve[-1]['unexplained']:.4g}"
         if student.unexplained >= student.started_at:
             console.say(
-                f"{student.name}: training made the student no better (its loss ended at {after}), so it is kept as it "
-                "was before; distil it into another folder (--out) with a smaller --learning-rate",
+                f"{student.name}: training did not improve the student (its loss ended at {after}), so the initial "
+                "student is kept; distil it into another folder (--out) with a smaller --learning-rate",
                 "warning",
             )
         elif student.unstable:
             console.say(
-                f"{student.name}: its loss rose again to {after}, so it is kept as it was at "
-                f"{student.unexplained:.4g}; with a smaller --learning-rate, and another --out, it may get further",
+                f"{student.name}: its loss rose again to {after}, so the student with loss "
+                f"{student.unexplained:.4g} is kept; a smaller --learning-rate, with another --out, may improve it",
                 "warning",
             )
         console.say(f"student: {student.folder}")
@@ -103,8 +103,8 @@ def _print_embedders(console: SafeConsole, run: DistillRun) -> None:
     for embedder in run.embedders:
         if embedder.record.is_closed_form:
             console.say(
-                f"{embedder.name}: training made the vectors no better, so that the head in closed form was kept; give "
-                "more text (--task.unlabelled-samples), or more passes (--task.epochs)",
+                f"{embedder.name}: training did not improve the vectors, so the head in closed form is kept; give "
+                "more text (--task.unlabelled-samples), or train for more epochs (--task.epochs)",
                 "warning",
             )
         console.say(f"embedding student: {embedder.folder} (README.md says how to use it)")

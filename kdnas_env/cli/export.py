@@ -5,13 +5,13 @@ from __future__ import annotations
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.pipeline.export import ExportOptions, export
-from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.progress import ConsoleProgress
 
 
 def run_export(options: ExportOptions) -> int:
     """Export, and print checks, latencies and the folder; return the exit status."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         report = export(options, progress=progress)
     print_report(console, report)
     return 0

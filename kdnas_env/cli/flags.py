@@ -18,7 +18,7 @@ from kdnas_env.errors import CorpusError, KDNASError, LatencyError, SpaceError, 
 from kdnas_env.pipeline.options import task_field
 from kdnas_env.pipeline.work import Interrupted
 from kdnas_env.searching.recorded import flag, flag_words
-from kdnas_env.support.progress import TaskProgress, Tone
+from kdnas_env.support.progress import ConsoleProgress, Tone
 from kdnas_env.support.shell import command
 
 _GROUPS: dict[type[KDNASError], tuple[str, ...]] = {
@@ -57,19 +57,19 @@ def naming_flags(kind: type[Any], given: Sequence[str] = ()) -> Iterator[None]:
     except KDNASError as error:
         _name_in_notes(error, kind)
         stage, whole = (kind, None) if error.stage is None else (get_type_hints(kind)[error.stage], kind)
-        error.args = (typed(str(error), stage, _GROUPS.get(type(error), ()), given, whole=whole),)
+        error.args = (with_flags(str(error), stage, _GROUPS.get(type(error), ()), given, whole=whole),)
         raise
     except Interrupted as error:
         _name_in_notes(error, kind)
-        error.go_on = typed(f"`{error.go_on}`", kind)
+        error.go_on = with_flags(f"`{error.go_on}`", kind)
         raise
 
 
 def _name_in_notes(error: BaseException, kind: type[Any]) -> None:
-    error.__notes__ = [typed(note, kind) for note in getattr(error, "__notes__", ())]
+    error.__notes__ = [with_flags(note, kind) for note in getattr(error, "__notes__", ())]
 
 
-class FlagProgress(TaskProgress):
+class FlagProgress(ConsoleProgress):
     """Shows progress, with flags in place of the names of arguments.
 
     Args:
@@ -83,10 +83,10 @@ class FlagProgress(TaskProgress):
 
     def say(self, text: str, tone: Tone = "plain") -> None:
         """Print a line above the progress bar."""
-        super().say(typed(text, self._kind, _GROUPS[CorpusError]) if "`" in text else text, tone)
+        super().say(with_flags(text, self._kind, _GROUPS[CorpusError]) if "`" in text else text, tone)
 
 
-def typed(
+def with_flags(
     message: str,
     kind: type[Any],
     groups: Sequence[str] = (),
@@ -118,7 +118,7 @@ def typed(
         if match["marked"]:
             return _with_value(_flag_of(match["marked"], kind, flags, groups, given), match["value"]) or match[0]
         name = match["name"] or match["first"] or match["equal"]
-        return " or ".join(_meant(flags[name], groups, given)) if name in flags else match[0]
+        return " or ".join(_likely_flags(flags[name], groups, given)) if name in flags else match[0]
 
     call = r"`kdnas_env\.(?:\w+\.)*(?P<call>\w+\([^`]*\))`"
     marked = r"`(?P<marked>[a-z][\w.]*)(?:=(?P<value>[^`]+))?`"
@@ -137,7 +137,7 @@ def _flag_of(
     if name in _settable(kind):
         return flag(f"{stage}.{name}" if stage else name)
     last = name.rpartition(".")[2]
-    return " or ".join(_meant(flags[last], groups, given)) if last in flags else None
+    return " or ".join(_likely_flags(flags[last], groups, given)) if last in flags else None
 
 
 def _with_value(name: str | None, value: str | None) -> str | None:
@@ -164,7 +164,7 @@ def _command_line(call: str) -> str:
     return command(*_COMMANDS.get(parsed.func.id, (parsed.func.id,)), *words)
 
 
-def _meant(flags: Sequence[str], groups: Sequence[str], given: Sequence[str]) -> Sequence[str]:
+def _likely_flags(flags: Sequence[str], groups: Sequence[str], given: Sequence[str]) -> Sequence[str]:
     """Return the flags that a name refers to: those of the group, those typed, else the least nested."""
     for likely in (
         [name for name in flags if name.startswith(tuple(f"--{group}." for group in groups))],

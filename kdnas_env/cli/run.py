@@ -36,7 +36,7 @@ def run_all(options: PipelineOptions) -> int:
         done = run(options, progress=progress, on_result=lambda result: _print_result(console, result))
     if options.task.name is None:
         print_summary(console, done)
-        return int(any(_came_to_nothing(result) for result in done.results))
+        return int(any(_is_missing(result) for result in done.results))
     print_candidates(console, done)
     return int(not done.keeps_limits)
 
@@ -46,7 +46,7 @@ def _print_result(console: SafeConsole, result: Result) -> None:
         case Candidate():
             console.print(_lines(result))
         case SearchRun():
-            print_search(console, result, hints=False)  # the run does what follows
+            print_search(console, result, hints=False)  # the run itself takes the next steps
         case DistillRun():
             print_distilled(console, result)
         case Scores():
@@ -55,7 +55,8 @@ def _print_result(console: SafeConsole, result: Result) -> None:
             print_report(console, result)
 
 
-def _came_to_nothing(result: Result) -> bool:
+def _is_missing(result: Result) -> bool:
+    """Return whether a stage ended without a student, or without a score of the model."""
     match result:
         case SearchRun():
             return result.best is None
@@ -89,15 +90,16 @@ def print_candidates(console: SafeConsole, done: PipelineRun) -> None:
             console.say(f"{kind + ':':<12}{file}")
         console.say(f"{'picture:':<12}{done.path / PICTURE}")
     console.say(f"{'page:':<12}{done.path / REPORT}")
-    console.say(f"{'run folder:':<12}{done.path} (README.md says what is where)")
+    console.say(f"{'run folder:':<12}{done.path} (README.md describes its files)")
     tried = len(done.candidates)
     if best is None:
-        console.say("no student of the search keeps the limits, so that none was distilled; see above", "bad")
+        console.say("no student of the search keeps the limits, so none was distilled; see above", "bad")
     elif not best.chosen:
         if best.costly_int8 is not None:
             console.say(
-                f"its int8 file has {best.costly_int8} in int8, which is slower or larger: more changed it too much. "
-                "Train it for longer (--distill.epochs, --task.epochs), or ask for float32",
+                f"its int8 file has only {best.costly_int8} in int8, so it is slower or larger than usual: converting "
+                "more changed the model too much. Train it for longer (--distill.epochs, --task.epochs), or choose "
+                "float32",
                 "warning",
             )
         more = more_candidates(done)
@@ -108,7 +110,9 @@ def print_candidates(console: SafeConsole, done: PipelineRun) -> None:
             "bad",
         )
     elif not done.keeps_limits:
-        console.say(f"the {product.words} keeps the limits on what it was chosen by, but not on what is scored", "bad")
+        console.say(
+            f"the {product.words} keeps the limits on the data that it was chosen on, but not on the scored data", "bad"
+        )
 
 
 def print_summary(console: SafeConsole, done: PipelineRun) -> None:
@@ -133,4 +137,4 @@ def print_summary(console: SafeConsole, done: PipelineRun) -> None:
         for kind, file in student["files"].items():
             console.say(f"{kind + ':':<12}{done.path / file}")
     console.say(f"page:       {done.path / REPORT}")
-    console.say(f"run folder: {done.path} (README.md says what is where)")
+    console.say(f"run folder: {done.path} (README.md describes its files)")

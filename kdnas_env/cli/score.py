@@ -11,7 +11,7 @@ from kdnas_env.exporting.measuring import SIMILARITY, Measured
 from kdnas_env.pipeline.score import score
 from kdnas_env.pipeline.score.options import ScoreOptions
 from kdnas_env.pipeline.score.result import PICTURE, Scores
-from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.progress import ConsoleProgress
 from kdnas_env.tasks.rows import TEACHER
 from kdnas_env.tasks.scores import COSINE, Share
 from kdnas_env.tasks.summary import Statistic
@@ -22,7 +22,7 @@ _TASKS_BESIDE = 2
 def run_score(options: ScoreOptions) -> int:
     """Score a model and its comparisons; return the exit status: 1 if the model has no score."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         scores = score(options, progress=progress)
     if scores.files:
         print_files(console, scores)
@@ -69,7 +69,7 @@ def print_scores(console: SafeConsole, scores: Scores) -> None:
     if failed:
         console.say(f"{failed} scores are missing; results.json says why", "bad")
     if not scores.options.rows and all(row.name != TEACHER for row in scores.rows):
-        console.say("no teacher is known, beside whom models are timed; name it with --teacher", "warning")
+        console.say("no teacher is known, so speeds are missing; name it with --teacher", "warning")
     console.say(f"run folder: {scores.path}")
     console.say(f"picture:    {scores.path / PICTURE}")
     if scores.failure is not None:

@@ -40,7 +40,7 @@ def print_search(console: SafeConsole, run: SearchRun, *, hints: bool = True) ->
         hints: Whether to suggest next steps for the best student.
     """
     console.print(_best_students(run))
-    _print_troubles(console, run, "" if hints else "search.")
+    _print_warnings(console, run, "" if hints else "search.")
     console.say(f"run folder: {run.path}")
     console.say(f"picture:    {run.path / PICTURE}")
     console.say(f"page:       {run.path / REPORT}")
@@ -53,7 +53,7 @@ def print_search(console: SafeConsole, run: SearchRun, *, hints: bool = True) ->
         return
     console.say(f"\nload it with\n\n    {load_command(student)}\n")
     if run.options.task.name is not None:
-        console.say(f"let it learn the task with\n\n    {task_command(run)}\n")
+        console.say(f"train it on the task with\n\n    {task_command(run)}\n")
 
 
 def _why_none(run: SearchRun) -> str:
@@ -63,7 +63,7 @@ def _why_none(run: SearchRun) -> str:
     return (
         f"no student keeps the limits. The nearest of {len(run.records)} is {nearest.evaluation.config}: "
         f"{nearest.broken_limits(run.options.limits)}. "
-        "Widen the limits (--speedup 0 for any speed), search a space of other students (--space.file), or more of it "
+        "Widen the limits (--speedup 0 for any speed), search another space (--space.file), or evaluate more students "
         "(--budget)"
     )
 
@@ -113,12 +113,12 @@ def _cells(record: Record) -> tuple[str, ...]:
     )
 
 
-def _print_troubles(console: SafeConsole, run: SearchRun, stage: str) -> None:
+def _print_warnings(console: SafeConsole, run: SearchRun, stage: str) -> None:
     ended = run.outcomes
     if ended.harmed:
         console.say(
-            f"{ended.harmed} of {ended.usable} students imitate worse after their training than before it; give more "
-            f"text, or --{stage}epochs 0",
+            f"{ended.harmed} of {ended.usable} students have a higher loss after training than before; give more text, "
+            f"or set --{stage}epochs 0",
             "warning",
         )
     for count, what in (

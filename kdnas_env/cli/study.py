@@ -5,13 +5,13 @@ from __future__ import annotations
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.pipeline.study import PICTURE, StudyOptions, study
 from kdnas_env.studies.findings import CHOSEN, Findings, interval
-from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.progress import ConsoleProgress
 
 
 def run_study(options: StudyOptions) -> int:
     """Run a study, and print the findings; return the exit status."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         run = study(options, progress=progress)
     if run.findings.students:
         print_findings(console, run.findings)

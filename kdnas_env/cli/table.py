@@ -28,7 +28,7 @@ from kdnas_env.pipeline.table.verify import TableVerifyOptions, verify_table
 from kdnas_env.searching.run_folder import RESULTS
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.figures import save_figure
-from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.progress import ConsoleProgress
 from kdnas_env.support.shell import command
 from kdnas_env.tables.storage import surrogate_names
 from kdnas_env.tables.surrogates.card import RANDOM, card_rows
@@ -53,7 +53,7 @@ _METRICS = {
 def run_build(options: TableBuildOptions) -> int:
     """Distil and time all missing students; return the exit status."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         built = build_table(options, progress=progress)
     failed = {status: count for status, count in built.ended.items() if count and status is not Status.OK}
     if failed:
@@ -109,13 +109,13 @@ def _inspect_surrogate(console: SafeConsole, options: TableInspectOptions, inspe
 def _inspect_table(console: SafeConsole, options: TableInspectOptions, inspection: Inspection) -> None:
     searches = {}
     if options.searches:
-        with TaskProgress(console) as progress:
+        with ConsoleProgress(console) as progress:
             searches = inspection.searches(options.searches, budget=options.budget, progress=progress)
     _describe(console, inspection, searches)
     against = [inspection.against(other) for other in options.against]
     _print_comparisons(console, against)
     if options.surrogate:
-        with TaskProgress(console) as progress:
+        with ConsoleProgress(console) as progress:
             progress.begin("fitting surrogates to parts of the table")
             card = inspection.surrogate
         _print_card(console, card)
@@ -135,13 +135,13 @@ def _write_figures(console: SafeConsole, options: TableInspectOptions, figures: 
 def run_fit(options: TableFitOptions) -> int:
     """Fit a surrogate and write it; return the exit status."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         fit = fit_surrogate(options.tables, options.to, progress=progress)
     first = fit.surrogate.metadata.name
     for name, alone, both in fit.gains:
         console.say(
             f"the held-out loss of the {alone['students']} students of {name} is predicted by {first} alone with "
-            f"{_quality(alone)}; by both, each without having been seen, with {_quality(both)}"
+            f"{_quality(alone)}; by both, in cross-validation, with {_quality(both)}"
         )
     console.say(
         f"surrogate fitted to {_fitted_to(fit.surrogate)}, {fit.path.stat().st_size / 1e6:.2f} MB: {fit.path}\n"
@@ -163,7 +163,7 @@ def run_import_nas_bench_bert(options: ImportNasBenchBertOptions) -> int:
 def run_agreement(options: TableAgreementOptions) -> int:
     """Race on a table and on its surrogates, and compare the rankings; return the exit status."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         agreement = table_agreement(options, progress=progress)
     regrets, tau = grid("agent", "regret on the table", "on the surrogate"), agreement.ranking
     for row in agreement.table():
@@ -180,12 +180,12 @@ def run_agreement(options: TableAgreementOptions) -> int:
 def run_verify(options: TableVerifyOptions) -> int:
     """Verify a table; return the exit status: 1 if it has a fault."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         check = verify_table(options, progress=progress)
     table = check.source
     console.say(
-        f"table {table.metadata.name}: checksum and schema are right; {len(table)} students, "
-        f"{100 * table.complete:.1f} % of the cells are there"
+        f"table {table.metadata.name}: checksum and schema are valid; {len(table)} students, "
+        f"{100 * table.complete:.1f} % of the cells are evaluated"
     )
     if check.allowed is not None:
         largest = max((cell.difference for cell in check.replayed), default=0.0)
@@ -194,9 +194,9 @@ def run_verify(options: TableVerifyOptions) -> int:
             f"{check.allowed:g})"
         )
     for fault in check.faults:
-        console.say(f"wrong: {fault}", "bad")
+        console.say(f"fault: {fault}", "bad")
     if not check.faults:
-        console.say("nothing is wrong with it", "good")
+        console.say("no faults found", "good")
     return 1 if check.faults else 0
 
 
@@ -215,9 +215,9 @@ def _list(console: SafeConsole) -> None:
     console.print("[dim]tau: Kendall's, between seeds after the last epoch[/]")
     if surrogates := surrogate_names():
         console.say(
-            f"surrogates, which answer for all of a space that is too large for a table: {', '.join(surrogates)}"
+            f"surrogates, which predict every student of a space too large for a table: {', '.join(surrogates)}"
         )
-    console.say("more about one: kdnas table inspect NAME")
+    console.say("details of one: kdnas table inspect NAME")
 
 
 def _describe(console: SafeConsole, inspection: Inspection, searches: Mapping[str, Any]) -> None:
@@ -327,7 +327,7 @@ def _print_card(console: SafeConsole, card: Mapping[str, Any]) -> None:
     console.print(by_split)
     console.print(
         "[dim]tau: Kendall's; resolved: of the pairs that seeds can tell apart; best 10: share of the ten predicted "
-        "best that are among the ten best; in 90 %: share of the students within the interval that was foreseen[/]"
+        "best that are among the ten best; in 90 %: share of the students within the predicted interval[/]"
     )
 
 
@@ -358,7 +358,7 @@ def _describe_external(console: SafeConsole, inspection: ExternalInspection) -> 
         "external table": table.title,
         "candidates": f"{len(space.valid_indices)}, {repeated} of them trained more than once",
         "space": "; ".join(f"{name}: {list(values)}" for name, values in space.choices.items()),
-        "scores": f"{', '.join(table.metrics)}; {table.metric} counts",
+        "scores": f"{', '.join(table.metrics)}; searches maximise {table.metric}",
         "best training": f"{winner}, {table.metric} {score:.4f}",
         "median": f"{table.metric} {inspection.median:.4f}",
         "noise": f"{table.noise:.4f} between trainings of one candidate" if repeated else "unknown; none was repeated",

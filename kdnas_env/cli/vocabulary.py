@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.pipeline.vocabulary import VocabularyOptions, vocabulary
-from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.progress import ConsoleProgress
 from kdnas_env.support.shell import command
 
 
 def run_vocabulary(options: VocabularyOptions) -> int:
     """Make the teacher, and print the effects of its smaller vocabulary and its folder; return the exit status."""
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         cut = vocabulary(options, progress=progress)
     text = cut.text
     console.say(
@@ -19,8 +19,9 @@ def run_vocabulary(options: VocabularyOptions) -> int:
         f"{cut.parameters_before / 1e6:.2f} million parameters"
     )
     console.say(
-        f"of {text.rows:,} held-out rows of text: {text.covered:.2%} of the tokens are kept, the others are spelled "
-        f"with them ({text.longer - 1:+.2%} tokens), {text.unknown:.3%} are unknown ({text.unknown_before:.3%} before)"
+        f"in {text.rows:,} held-out rows of text, {text.covered:.2%} of the tokens are kept, and the others are split "
+        f"into kept ones ({text.longer - 1:+.2%} tokens); {text.unknown:.3%} are unknown ({text.unknown_before:.3%} "
+        "before)"
     )
     if cut.score is not None and cut.score_before is not None:
         console.say(f"score of the {cut.role}: {cut.score:.4f} ({cut.score_before:.4f} before)\n")

@@ -15,13 +15,13 @@ import torch
 from kdnas_env.core.architecture import EncoderArchitecture, count_parameters
 from kdnas_env.core.shapes import customary_values
 from kdnas_env.errors import TeacherError, one_line
-from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.quiet import quiet_transformers
 
 _MOST_LAYERS = 1000
 POOLER = "pooler."
 """Prefix of the names of a pooler's weights."""
 
-_FETCH_AGAIN = "if the file is cut short or a Git LFS pointer, fetch it again"
+_FETCH_AGAIN = "if the file is truncated or a Git LFS pointer, download it again"
 
 
 def read_config(what: str, folder: Path) -> Any:
@@ -58,9 +58,7 @@ def read_architecture(config: Any) -> EncoderArchitecture:
             "choose an encoder, or a decoder"
         )
     if kind not in MODEL_MAPPING_NAMES or "vocab_size" not in customary_values(config):
-        raise TeacherError(
-            f"a model of type {kind!r} is no encoder of text that transformers has; choose a model that reads token ids"
-        )
+        raise TeacherError(f"transformers has no text encoder of type {kind!r}; choose a model that reads token ids")
     return EncoderArchitecture.from_pretrained_config(config)
 
 
@@ -96,12 +94,12 @@ def load_encoder(
     if any(encoder.endswith(name) for name in loading["missing_keys"] for encoder in tied.values()):
         names = {f"^{re.escape(decoder)}$": encoder for decoder, encoder in tied.items()}
         model, loading = _load(what, folder, config, key_mapping=names, **options)
-    misfits = sorted(loading["mismatched_keys"])
-    if misfits:
-        name, stored, expected = misfits[0]
+    mismatched = sorted(loading["mismatched_keys"])
+    if mismatched:
+        name, stored, expected = mismatched[0]
         raise TeacherError(
             f"the weights of {what} in {folder} do not fit its config.json: {name} is {tuple(stored)} and should be "
-            f"{tuple(expected)}{_and_others(misfits)}; configuration and weights are not of one model"
+            f"{tuple(expected)}{_and_others(mismatched)}; configuration and weights belong to different models"
         )
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith(POOLER))
     if missing:
@@ -122,7 +120,7 @@ def load_encoder(
 
 
 def takes_pooling_layer(model_type: str) -> bool:
-    """Whether the encoder class of a model type has the option ``add_pooling_layer``."""
+    """Return whether the encoder class of a model type has the option ``add_pooling_layer``."""
     from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
     model = MODEL_MAPPING[CONFIG_MAPPING[model_type]]
@@ -130,7 +128,7 @@ def takes_pooling_layer(model_type: str) -> bool:
 
 
 def _is_part(model_type: str) -> bool:
-    """Whether models of a type contain a text encoder that has its own class."""
+    """Return whether models of a type contain a text encoder that has its own class."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
     whole = MODEL_MAPPING_NAMES.get(model_type)
@@ -179,7 +177,7 @@ def _check_size(what: str, folder: Path, config: Any, architecture: EncoderArchi
     parameters = _described_parameters(what, config, architecture)
     if parameters > size or layers > _MOST_LAYERS:
         raise TeacherError(
-            f"the weights of {what} cannot be read from {folder}: they hold {size:,} bytes, and config.json describes "
+            f"the weights of {what} cannot be read from {folder}: they have {size:,} bytes, but config.json describes "
             f"{parameters:,} parameters in {layers:,} layers; {_FETCH_AGAIN}"
         )
 
@@ -195,7 +193,7 @@ def _described_parameters(what: str, config: Any, architecture: EncoderArchitect
         with quiet_transformers(), torch.device("meta"):
             model = _encoder_class(config.model_type).from_config(copy.deepcopy(config))
     except Exception as error:
-        raise TeacherError(f"{what} cannot be made of its config.json: {one_line(error)}") from error
+        raise TeacherError(f"{what} cannot be built from its config.json: {one_line(error)}") from error
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -1,4 +1,4 @@
-"""Numeric task features, for agents that learn across tasks."""
+"""Numeric features of benchmark tasks, for agents that learn across tasks."""
 
 from __future__ import annotations
 

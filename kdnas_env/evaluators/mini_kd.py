@@ -385,11 +385,11 @@ class MiniKDEvaluator:
 
     def _vocabulary(self, config: StudentConfig) -> dict[str, Any]:
         """Return the size of a reduced vocabulary and its effect on the held-out text; empty for the full one."""
-        respelled = self.workload.of_vocabulary(config.vocabulary).respelled
-        if respelled is None:
+        retokenised = self.workload.of_vocabulary(config.vocabulary).retokenised
+        if retokenised is None:
             return {}
         unknown = self.workload.teacher.tokenizer.unk_token_id
-        return {"tokens": len(respelled.kept), **respelled.shares(self.workload.heldout, unknown)}
+        return {"tokens": len(retokenised.kept), **retokenised.shares(self.workload.heldout, unknown)}
 
 
 def _status_of(error: Exception) -> Status:

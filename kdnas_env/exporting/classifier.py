@@ -16,7 +16,8 @@ from kdnas_env.exporting.folder import TASK
 from kdnas_env.exporting.product import save_product
 from kdnas_env.exporting.record import ClassifierRecord, describe_task
 from kdnas_env.exporting.weights import check_tokenizer, write_model
-from kdnas_env.support.libraries import installed_versions, quiet_transformers
+from kdnas_env.support.packages import installed_versions
+from kdnas_env.support.quiet import quiet_transformers
 from kdnas_env.tasks.distilling import DISTILLED, TaskDistillation
 from kdnas_env.tasks.finetuning import predict
 from kdnas_env.tasks.heads import NativeHead

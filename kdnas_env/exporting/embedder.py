@@ -15,9 +15,10 @@ from kdnas_env.exporting.cards.embedder import embedder_card
 from kdnas_env.exporting.folder import EMBEDDER
 from kdnas_env.exporting.product import save_product
 from kdnas_env.exporting.record import EmbedderRecord
-from kdnas_env.support.libraries import installed_versions, quiet_transformers
+from kdnas_env.support.packages import installed_versions
+from kdnas_env.support.quiet import quiet_transformers
 from kdnas_env.tasks.embedding import EmbeddingDistillation, EmbeddingSettings
-from kdnas_env.tasks.kept_tensors import key_of
+from kdnas_env.tasks.tensor_cache import key_of
 from kdnas_env.tasks.vectors import EmbeddingTeacher, open_embedder, vectors
 
 TOLERANCE = 1e-5

@@ -23,7 +23,7 @@ from kdnas_env.latency.onnx_runtime import INPUT_NAMES, Output, open_graph, writ
 from kdnas_env.latency.quantise import quantise
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.support.cpu_lock import pinned_threads, probe_lock, training_lock
-from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.quiet import quiet_transformers
 from kdnas_env.support.scratch import scratch_folder
 from kdnas_env.tasks.encoding import encode, pad
 from kdnas_env.tasks.scores import Share, Standing

@@ -13,7 +13,7 @@ from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import ExportError
 from kdnas_env.exporting.source import Source
 from kdnas_env.support.atomic import write_json
-from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.quiet import quiet_transformers
 from kdnas_env.tasks.heads import load_classifier
 from kdnas_env.tasks.vectors import SentenceVectors, open_embedder
 

@@ -35,7 +35,7 @@ from kdnas_env.latency.quantise import SCHEMES
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.support.atomic import write_json, write_text
 from kdnas_env.support.cpu_lock import training_lock
-from kdnas_env.support.libraries import installed_versions
+from kdnas_env.support.packages import installed_versions
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.tasks.specs import REGRESSION, TaskData
 

@@ -18,7 +18,7 @@ from kdnas_env.bench.leaderboard import read_submission
 from kdnas_env.bench.race import read_race
 from kdnas_env.bench.replay import recorded_budget, replay_env, replay_order
 from kdnas_env.bench.trajectory import Trajectory
-from kdnas_env.envs.task import Task
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.untrusted import shown

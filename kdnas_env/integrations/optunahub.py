@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.study import StudyDirection
 
 from kdnas_env.core.grid_space import Action
-from kdnas_env.envs.task import Task
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.integrations.oracle import TaskOracle, Verdict, action_of, values_of
 from kdnas_env.tables.storage import table_names

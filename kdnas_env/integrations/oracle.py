@@ -14,9 +14,9 @@ from kdnas_env.bench.truth import Truth
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.core.grid_space import Action, GridSpace
 from kdnas_env.core.reward import RewardComponents
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 
 FAILED = "failed"

@@ -12,7 +12,7 @@ from syne_tune.blackbox_repository.blackbox import Blackbox
 from syne_tune.config_space import choice, ordinal, randint
 
 from kdnas_env.core.grid_space import Action
-from kdnas_env.envs.task import Task
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.integrations.oracle import TaskOracle, action_of, values_of
 

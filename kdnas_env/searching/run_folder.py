@@ -18,7 +18,7 @@ from kdnas_env.errors import RunError
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import check_contained, expanded, read_json, sweep_temporary, write_json, write_text
 from kdnas_env.support.identity import check_same
-from kdnas_env.support.libraries import installed_versions
+from kdnas_env.support.packages import installed_versions
 from kdnas_env.support.places import found_again, with_places
 
 CONFIG, RUN, RESULTS, PICTURE, REPORT, STORE, JOURNAL, STUDENT = (

@@ -9,7 +9,7 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochReport, Evaluation, Status
 from kdnas_env.errors import DependencyError, KDNASError
 from kdnas_env.support.checks import check_choice
-from kdnas_env.support.libraries import log_level
+from kdnas_env.support.quiet import log_level
 
 RULES = ("asha", "hyperband", "median")
 """Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), Hyperband (Li et al. 2018, arXiv:1603.06560) with

@@ -19,59 +19,38 @@ class Bounds(TypedDict, total=False):
     below: float
 
 
-def check_whole(
-    name: str,
-    value: Any,
-    *,
-    of: str = "",
-    advice: str = "",
-    error: type[KDNASError] = KDNASError,
-    **bounds: Unpack[Bounds],
-) -> int:
+class Expected(Bounds, total=False):
+    """What is expected of a number.
+
+    Attributes:
+        of: For the message: what is counted, or the unit.
+        advice: The end of the message: what to do, if the bounds do not say it.
+        error: Type of the error.
+    """
+
+    of: str
+    advice: str
+    error: type[KDNASError]
+
+
+def check_whole(name: str, value: Any, **expected: Unpack[Expected]) -> int:
     """Return a whole number as int.
 
     Args:
         name: For messages: name of the value.
         value: The value.
-        of: For the message: what is counted.
-        advice: The end of the message: what to do, if the bounds do not say it.
-        error: Type of the error.
-        **bounds: Bounds of the value.
+        **expected: See :class:`Expected`.
 
     Raises:
         KDNASError: If it is something else or out of bounds; of the type that was given.
     """
-    if not is_integer(value) or not _within(value, bounds):
-        kind = f"a whole number of {of}" if of else "a whole number"
-        raise error(_message(name, value, ", ".join(filter(None, (kind, _words(bounds)))), advice))
+    _check(name, value, whole=True, **expected)
     return int(value)
 
 
-def check_number(
-    name: str,
-    value: Any,
-    *,
-    of: str = "",
-    advice: str = "",
-    error: type[KDNASError] = KDNASError,
-    **bounds: Unpack[Bounds],
-) -> float:
-    """Return a finite number as float.
-
-    Args:
-        name: For messages: name of the value.
-        value: The value.
-        of: For the message: unit of the value.
-        advice: The end of the message: what to do, if the bounds do not say it.
-        error: Type of the error.
-        **bounds: Bounds of the value.
-
-    Raises:
-        KDNASError: If it is something else or out of bounds; of the type that was given.
-    """
-    if not is_number(value) or not _within(value, bounds):
-        kind = ("a number" if bounds else "a finite number") + (f" of {of}" if of else "")
-        raise error(_message(name, value, " ".join(filter(None, (kind, _words(bounds)))), advice))
+def check_number(name: str, value: Any, **expected: Unpack[Expected]) -> float:
+    """Return a finite number as float; arguments and errors are those of :func:`check_whole`."""
+    _check(name, value, whole=False, **expected)
     return float(value)
 
 
@@ -85,8 +64,23 @@ def check_choice(name: str, value: Any, choices: Collection[Any], *, error: type
         raise error(f"{name} is {shown(value)}; expected one of {known}")
 
 
-def _message(name: str, value: Any, expected: str, advice: str) -> str:
-    return "; ".join(filter(None, (f"{name} is {shown(value)}", f"expected {expected}", advice)))
+def _check(
+    name: str,
+    value: Any,
+    *,
+    whole: bool,
+    of: str = "",
+    advice: str = "",
+    error: type[KDNASError] = KDNASError,
+    **bounds: Unpack[Bounds],
+) -> None:
+    is_valid = is_integer if whole else is_number
+    if is_valid(value) and _within(value, bounds):
+        return
+    kind = "a whole number" if whole else "a number" if bounds else "a finite number"
+    parts = filter(None, (f"{kind} of {of}" if of else kind, _words(bounds)))
+    expected = (", " if whole else " ").join(parts)
+    raise error(f"{name} is {shown(value)}; expected {expected}" + (f"; {advice}" if advice else ""))
 
 
 def _within(value: Any, bounds: Bounds) -> bool:

@@ -71,7 +71,7 @@ def checked(progress: Any) -> Progress:
     if missing:
         raise KDNASError(
             f"progress is {shown(progress)}, which has no method {missing[0]!r}; leave it out, or give what "
-            "`with kdnas_env.TaskProgress() as progress:` makes"
+            "`with kdnas_env.ConsoleProgress() as progress:` makes"
         )
     return progress  # type: ignore[no-any-return]
 
@@ -195,7 +195,7 @@ class Pace:
         return f"{self._name}: {done} of {total}{note}{left}"
 
 
-class TaskProgress:
+class ConsoleProgress:
     """Progress bars on a terminal or in a notebook; in a log, one line per piece of work and one every 30 seconds.
 
     Use it in a ``with`` block, which ends the display even after an error. Without a terminal, a thread prints a line

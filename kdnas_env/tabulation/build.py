@@ -143,8 +143,8 @@ def describe_workload(
     evaluator: MiniKDEvaluator, space: SearchSpace, *, name: str, title: str, seeds: Sequence[int], epochs: int
 ) -> TableMetadata:
     """Return the metadata of a future table, without devices and noise."""
-    from kdnas_env.support.libraries import installed_versions
     from kdnas_env.support.machine import processor_name
+    from kdnas_env.support.packages import installed_versions
 
     settings, workload = evaluator.settings, evaluator.workload
     corpus = {"source": settings.corpus} if isinstance(settings.corpus, str) else dict(settings.corpus)

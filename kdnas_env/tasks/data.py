@@ -87,7 +87,7 @@ def load_task(name: str, folder: str | os.PathLike[str] | None = None, own: OwnT
         return _read_task(spec, _fetch(spec), HUB)
     root = expanded(folder)
     if not os.path.isdir(root):
-        what = "is a file" if os.path.exists(root) else "is not there"
+        what = "is a file" if os.path.exists(root) else "does not exist"
         raise CorpusError(
             f"data folder {str(folder)!r} {what}; name a folder that holds a folder for every task, such as "
             f"{spec.name}/train.csv (layout of the hub) or {spec.folder}/train.tsv (original layout), or leave it out "

@@ -24,8 +24,8 @@ from kdnas_env.distillation.training.projection import Moments
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.arrays import Floats32
 from kdnas_env.support.cpu_lock import training_lock
-from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.progress import SILENT, OnProgress, counting_on
+from kdnas_env.support.quiet import quiet_transformers
 from kdnas_env.support.random_state import preserved_rng
 from kdnas_env.support.settings import Settings
 from kdnas_env.tasks.encoding import encode, resolve_device

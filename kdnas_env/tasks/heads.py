@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdnas_env.distillation.checkpoint import POOLER
 from kdnas_env.errors import KDNASError
-from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.quiet import quiet_transformers
 from kdnas_env.support.random_state import preserved_rng
 from kdnas_env.tasks.encoding import POOLINGS, PooledEncoder
 from kdnas_env.tasks.specs import CLASSIFICATION, MULTI_LABEL, REGRESSION, TaskSpec

@@ -53,7 +53,7 @@ def mean_outputs(
         for place, chunk in enumerate(chunks):
             samples = np.concatenate(chunk)
             file = None if unfinished is None else unfinished / f"{number}-{place}.npy"
-            values = kept_chunk(file, len(samples), partial(_compute_outputs, member, examples, chunk, pad_token_id))
+            values = cached_chunk(file, len(samples), partial(_compute_outputs, member, examples, chunk, pad_token_id))
             if outputs is None:
                 outputs = np.empty((len(examples), *values.shape[1:]), dtype=np.float32)
             outputs[samples] = values
@@ -65,7 +65,7 @@ def mean_outputs(
     return mean
 
 
-def kept_chunk(file: Path | None, samples: int, compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+def cached_chunk(file: Path | None, samples: int, compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
     """Return the values of a chunk, float32 ``(samples, ...)``; compute and store them if missing or damaged.
 
     Args:

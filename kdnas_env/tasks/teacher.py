@@ -18,7 +18,7 @@ from torch import nn
 from kdnas_env.core.evaluation import Status
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus
-from kdnas_env.distillation.training.resuming import tell_going_on
+from kdnas_env.distillation.training.resuming import report_resumption
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.progress import SILENT, OnProgress, Progress
@@ -26,12 +26,19 @@ from kdnas_env.support.settings import Settings
 from kdnas_env.tasks.classifier import Classifier
 from kdnas_env.tasks.encoding import Example, encode, resolve_device, tokenizer_fingerprint
 from kdnas_env.tasks.finetuning import FinetuneSettings, default_epochs, default_learning_rate, fit, predict
-from kdnas_env.tasks.kept_tensors import Tensors, drop_tensors, drop_unfinished, kept_tensors, key_of, unfinished_folder
 from kdnas_env.tasks.labelling import corpus_examples, mean_outputs
 from kdnas_env.tasks.own_heads import own_head
 from kdnas_env.tasks.scores import task_metric
 from kdnas_env.tasks.specs import Split, TaskData
 from kdnas_env.tasks.splits import choosing_splits
+from kdnas_env.tasks.tensor_cache import (
+    Tensors,
+    cached_tensors,
+    drop_tensors,
+    drop_unfinished,
+    key_of,
+    unfinished_folder,
+)
 
 FORMAT_VERSION = 2
 
@@ -156,7 +163,7 @@ class TaskTeacher:
             outputs = self._outputs(examples(), unfinished_folder(name, cache_dir), on_progress)
             return {"logits": torch.from_numpy(outputs)}, {}
 
-        soft: NDArray[np.float32] = kept_tensors(name, make, cache_dir)[0]["logits"].numpy()
+        soft: NDArray[np.float32] = cached_tensors(name, make, cache_dir)[0]["logits"].numpy()
         drop_unfinished(name, cache_dir)
         return soft
 
@@ -205,7 +212,7 @@ def task_teacher(
         {**asdict(settings), "finetuning": {**asdict(settings.finetuning), "device": device.type}},
     ]
     key = key_of(identity)
-    name = _kept_name(key)
+    name = _cache_name(key)
 
     def tuned(rate: float, seed: int) -> tuple[Tensors, dict[str, Any]]:
         fit_name, finetuning = f"{name}-{rate!r}-{seed}", settings.finetuning.changed({"learning_rate": rate})
@@ -213,17 +220,17 @@ def task_teacher(
         def make() -> tuple[Tensors, dict[str, Any]]:
             return _finetune_once(teacher, task, finetuning, seed, unfinished_folder(fit_name, cache_dir), progress)
 
-        fitted: tuple[Tensors, dict[str, Any]] = kept_tensors(fit_name, make, cache_dir)
+        fitted: tuple[Tensors, dict[str, Any]] = cached_tensors(fit_name, make, cache_dir)
         drop_unfinished(fit_name, cache_dir)
         return fitted
 
-    kept, record = kept_tensors(name, lambda: _finetuned(teacher, task, settings, tuned), cache_dir)
+    tensors, record = cached_tensors(name, lambda: _finetuned(teacher, task, settings, tuned), cache_dir)
     progress.end()
     drop_tensors(f"{name}-", cache_dir)
-    return _restored(teacher, task, settings, kept, record, key)
+    return _restored(teacher, task, settings, tensors, record, key)
 
 
-def kept_task_teacher(
+def cached_task_teacher(
     teacher: Teacher,
     task: TaskData,
     fingerprint: str,
@@ -257,8 +264,8 @@ def kept_task_teacher(
             f"{fingerprint[:12]}...); name its cache folder with `cache_dir`, or distil the classifier again"
         )
 
-    kept, record = kept_tensors(_kept_name(fingerprint), missing, cache_dir)
-    return _restored(teacher, task, settings, kept, record, fingerprint)
+    weights, record = cached_tensors(_cache_name(fingerprint), missing, cache_dir)
+    return _restored(teacher, task, settings, weights, record, fingerprint)
 
 
 def _finetuned(
@@ -308,7 +315,7 @@ def _finetune_once(
     metric, spec, rate = task_metric(task.spec), task.spec, settings.learning_rate
     progress.begin(f"{FITTING} on {task.name}, learning rate {rate:g}, seed {seed}")
     if checkpoints is not None:
-        tell_going_on(checkpoints, progress)
+        report_resumption(checkpoints, progress)
     epochs = settings.epochs or default_epochs(task.name)
     record: dict[str, Any] = {"learning_rate": rate, "epochs": epochs, "seed": seed}
     try:
@@ -330,7 +337,7 @@ def _finetune_once(
     return fitted.model.state_dict(), {**record, "score": score, "train_loss": fitted.details["train_loss"]}
 
 
-def _kept_name(fingerprint: str) -> str:
+def _cache_name(fingerprint: str) -> str:
     return f"task-teacher-{fingerprint[:32]}"
 
 
@@ -338,18 +345,18 @@ def _restored(
     teacher: Teacher,
     task: TaskData,
     settings: TeacherSettings,
-    kept: Tensors,
+    weights: Tensors,
     record: dict[str, Any],
     fingerprint: str,
 ) -> TaskTeacher:
     """Return a fine-tuned teacher from its cached weights."""
-    device, count = resolve_device(settings.finetuning.device), len({name.partition(".")[0] for name in kept})
-    members = tuple(_member(teacher, task, settings, kept, number).to(device) for number in range(count))
+    device, count = resolve_device(settings.finetuning.device), len({name.partition(".")[0] for name in weights})
+    members = tuple(_member(teacher, task, settings, weights, number).to(device) for number in range(count))
     return TaskTeacher(members, teacher.tokenizer, settings.finetuning.max_length, fingerprint, record, teacher.name)
 
 
-def _member(teacher: Teacher, task: TaskData, settings: TeacherSettings, kept: Tensors, number: int) -> Classifier:
+def _member(teacher: Teacher, task: TaskData, settings: TeacherSettings, weights: Tensors, number: int) -> Classifier:
     model = settings.finetuning.classifier(teacher.model, task, settings.seed)
     prefix = f"{number}."
-    model.load_state_dict({name.removeprefix(prefix): kept[name] for name in kept if name.startswith(prefix)})
+    model.load_state_dict({name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)})
     return model.requires_grad_(False).eval()

@@ -19,7 +19,7 @@ from kdnas_env.distillation.training.resuming import (
     ResumableTrainer,
     clear_checkpoints,
     last_checkpoint,
-    unwritten,
+    write_failure,
 )
 from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.progress import OnProgress
@@ -154,9 +154,9 @@ def train(
         try:
             trainer.go_on(last_checkpoint(folder))
         except (RuntimeError, OSError) as error:
-            lost = unwritten(folder, error)
-            if lost is not None:
-                raise lost from error
+            failure = write_failure(folder, error)
+            if failure is not None:
+                raise failure from error
             raise
         history = trainer.state.log_history
         return Trained(

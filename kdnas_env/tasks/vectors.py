@@ -17,12 +17,12 @@ from kdnas_env.distillation.teacher.loading import Teacher, locate
 from kdnas_env.errors import DependencyError
 from kdnas_env.support.arrays import Floats32
 from kdnas_env.support.cpu_lock import training_lock
-from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.progress import SILENT, OnProgress
+from kdnas_env.support.quiet import quiet_transformers
 from kdnas_env.support.random_state import preserved_rng
-from kdnas_env.tasks.kept_tensors import drop_unfinished, kept_tensors, key_of, unfinished_folder
-from kdnas_env.tasks.labelling import CHUNK_SAMPLES, kept_chunk
+from kdnas_env.tasks.labelling import CHUNK_SAMPLES, cached_chunk
 from kdnas_env.tasks.teacher import TaskTeacher
+from kdnas_env.tasks.tensor_cache import cached_tensors, drop_unfinished, key_of, unfinished_folder
 
 BATCH_SIZE = 64
 """Texts per forward pass."""
@@ -71,11 +71,11 @@ class EmbeddingTeacher:
             for first in range(0, len(texts), CHUNK_SAMPLES):
                 part = texts[first : first + CHUNK_SAMPLES]
                 file = None if unfinished is None else unfinished / f"{first}.npy"
-                parts.append(kept_chunk(file, len(part), partial(self._compute_vectors, part)))
+                parts.append(cached_chunk(file, len(part), partial(self._compute_vectors, part)))
                 on_progress(first + len(part), len(texts))
             return {"vectors": torch.from_numpy(np.concatenate(parts))}, None
 
-        tensors, _ = kept_tensors(name, make, cache_dir)
+        tensors, _ = cached_tensors(name, make, cache_dir)
         drop_unfinished(name, cache_dir)
         return tensors["vectors"].numpy()
 

@@ -25,6 +25,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from kdnas_env.core.grid import Grid
+from kdnas_env.support.env_attributes import env_attribute
 from kdnas_env.testing.clauses import clause, global_states, shaken_generators
 
 Env = gym.Env[Any, Any]
@@ -190,7 +191,7 @@ class EnvironmentConformance:
 
 def _actions(env: Env, count: int) -> list[Any]:
     """Draw different actions, from the valid ones if the environment lists them."""
-    valid = env.get_wrapper_attr("valid_action_indices") if env.has_wrapper_attr("valid_action_indices") else None
+    valid = env_attribute(env, "valid_action_indices")
     space = env.action_space
     if valid is not None and isinstance(space, spaces.MultiDiscrete):
         chosen = np.random.default_rng(7).permutation(valid)[:count]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.quiet import quiet_transformers
 
 LAYERS, WIDTH, HEADS, INNER, POSITIONS = 2, 32, 2, 48, 64
 

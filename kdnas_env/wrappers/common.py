@@ -1,4 +1,4 @@
-"""Shared code of the wrappers: attributes of the wrapped environment, checked actions, extended observations."""
+"""Shared code of the wrappers: the grid of actions, checked actions, extended observations."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ from gymnasium import spaces
 
 from kdnas_env.core.grid import Grid
 from kdnas_env.errors import KDNASError, SpaceError
+from kdnas_env.support.env_attributes import env_attribute
 from kdnas_env.support.untrusted import as_array, is_whole, shown
 
 Step = tuple[Any, Any, bool, bool, dict[str, Any]]
-
-
-def env_attribute(env: gym.Env[Any, Any], name: str) -> Any:
-    """Return an attribute of an environment through all wrappers, or None if it has no such attribute."""
-    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
 
 
 def action_grid(env: gym.Env[Any, Any]) -> Grid:

@@ -12,7 +12,8 @@ from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.checks import check_number
-from kdnas_env.wrappers.common import Step, env_attribute, wrapped_identity
+from kdnas_env.support.env_attributes import env_attribute
+from kdnas_env.wrappers.common import Step, wrapped_identity
 
 
 class LinearReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

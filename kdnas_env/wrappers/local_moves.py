@@ -14,11 +14,11 @@ from gymnasium.utils import RecordConstructorArgs
 from kdnas_env.core.grid import Grid
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.arrays import Bools, Ints
+from kdnas_env.support.env_attributes import env_attribute
 from kdnas_env.wrappers.common import (
     Step,
     action_grid,
     checked_choice,
-    env_attribute,
     extended_observation,
     extended_space,
 )

@@ -14,8 +14,9 @@ from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.errors import KDNASError, SpaceError
+from kdnas_env.support.env_attributes import env_attribute
 from kdnas_env.support.untrusted import as_array, is_integer, is_whole
-from kdnas_env.wrappers.common import Step, env_attribute, extended_observation, extended_space, wrapped_identity
+from kdnas_env.wrappers.common import Step, extended_observation, extended_space, wrapped_identity
 
 
 class MultiFidelity(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

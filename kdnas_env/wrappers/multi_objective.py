@@ -14,7 +14,8 @@ from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.checks import check_number
-from kdnas_env.wrappers.common import Step, env_attribute, wrapped_identity
+from kdnas_env.support.env_attributes import env_attribute
+from kdnas_env.wrappers.common import Step, wrapped_identity
 
 DEFAULT_OBJECTIVES: Mapping[str, tuple[float, float]] = {"quality": (-1.0, 1.0), "latency_ratio": (1.0, 0.0)}
 """Quantity of the information to its worst and best value."""

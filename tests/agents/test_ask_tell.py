@@ -97,8 +97,13 @@ def test_infos_are_returned_as_they_were_told() -> None:
     ("actions", "rewards", "infos", "message"),
     [
         ([], [], None, "actions are float64 of shape"),
-        (np.empty((0, 2), dtype=int), [], None, r"told 0 action\(s\).* expected as many of each, at least one"),
-        ([[0, 0], [1, 1]], [0.5], None, r"told 2 action\(s\), rewards of shape \(1,\) and 2 info\(s\)"),
+        (
+            np.empty((0, 2), dtype=int),
+            [],
+            None,
+            r"received 0 action\(s\).* expected the same number of each, at least one",
+        ),
+        ([[0, 0], [1, 1]], [0.5], None, r"received 2 action\(s\), rewards of shape \(1,\) and 2 info\(s\)"),
         ([[0, 0]], [[0.5]], None, r"rewards of shape \(1, 1\)"),
         ([[0, 0]], [0.5], [{}, {}], r"and 2 info\(s\)"),
         ([[0, 3]], [0.5], None, r"action \[0, 3\] is out of range; expected indices from 0 to \[3, 2\]"),
@@ -172,7 +177,7 @@ def test_a_state_that_lacks_something_is_refused(tmp_path: Path) -> None:
     assert older.spent == 3
     for name, value in (("rewards", np.zeros(2)), ("nvec", np.array([2, 2])), ("rng", {"bit_generator": "PCG64"})):
         write_state(tmp_path / "part", {**whole, name: value})
-        with pytest.raises(RunError, match="is not a whole state of a RandomAgent"):
+        with pytest.raises(RunError, match="is not a complete state of a RandomAgent"):
             RandomAgent().load(tmp_path / "part")
     write_state(tmp_path / "part", {**whole, "version": 0})
     with pytest.raises(RunError, match="the saved state has version 0, but this agent has 1"):

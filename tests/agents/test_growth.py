@@ -53,7 +53,7 @@ def nvec(request: pytest.FixtureRequest) -> list[int]:
 @pytest.fixture(autouse=True)
 def short_memories(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kdnas_env.agents.lstm.reinforce._BASELINE_SIZE", 32)
-    monkeypatch.setattr("kdnas_env.agents.sb3.on_policy._RANKED", 32)
+    monkeypatch.setattr("kdnas_env.agents.sb3.algorithms._RANKED", 32)
 
 
 def rewards_of(actions: np.ndarray) -> list[float]:

@@ -18,8 +18,8 @@ from kdnas_env.agents.lstm.meta_training import MetaTraining, train
 from kdnas_env.agents.transfer.examples import TaskExamples, examples_of
 from kdnas_env.bench.truth import Truth
 from kdnas_env.cli import main
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.support.statistics import kendall_tau
@@ -163,10 +163,10 @@ def test_the_unit_of_rewards_is_found() -> None:
 
 
 def test_what_is_no_controller_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is no meta controller"):
+    with pytest.raises(RunError, match="is not a file of the kind 'meta controller'"):
         load_controller(tmp_path / "nothing.safetensors")
     (tmp_path / "text.safetensors").write_text("text")
-    with pytest.raises(RunError, match="is no meta controller"):
+    with pytest.raises(RunError, match="is not a file of the kind 'meta controller'"):
         load_controller(tmp_path / "text.safetensors")
     save_controller(untrained(), tmp_path / "old.safetensors")
     with pytest.raises(KDNASError, match="reads 4 task features, but tasks now have"):

@@ -25,8 +25,8 @@ from kdnas_env.agents.transfer.recurrent_ppo import TransferRecurrentPPOAgent
 from kdnas_env.bench.truth import Truth
 from kdnas_env.cli import main
 from kdnas_env.core.grid import Grid
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.errors import KDNASError, RunError
 
@@ -68,7 +68,7 @@ def test_experience_is_saved_and_loaded(tmp_path: Path) -> None:
     loaded = Experience.load(tmp_path / "kept.safetensors")
     np.testing.assert_array_equal(loaded.actions, experience.actions)
     np.testing.assert_allclose(loaded.targets, experience.targets, atol=2e-3)
-    assert (loaded.bandwidth, loaded.usual) == (experience.bandwidth, experience.usual)
+    assert (loaded.bandwidth, loaded.mean_scale) == (experience.bandwidth, experience.mean_scale)
 
 
 @pytest.mark.parametrize("content", [None, b"text"])
@@ -76,9 +76,9 @@ def test_a_damaged_file_is_refused(content: bytes | None, tmp_path: Path) -> Non
     file = tmp_path / "file.safetensors"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(RunError, match="no experience"):
+    with pytest.raises(RunError, match="kind 'experience'"):
         Experience.load(file)
-    with pytest.raises(RunError, match="no search policy"):
+    with pytest.raises(RunError, match="kind 'search policy'"):
         load_policy("MaskablePPO", MaskedSearchEnv, file)
 
 

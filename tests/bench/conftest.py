@@ -11,7 +11,7 @@ from small_tables import planted_table
 
 import kdnas_env.searching.registry
 from kdnas_env.bench.truth import Truth
-from kdnas_env.envs.task import Task
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.searching.registry import GROUP
 from kdnas_env.tables.storage import write_table
 from kdnas_env.tables.surrogates.storage import write_surrogate

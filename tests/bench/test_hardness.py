@@ -27,7 +27,7 @@ from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.grid import Grid
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.envs.task import Task
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.support.statistics import expected_hit, median_hit

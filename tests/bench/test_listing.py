@@ -12,7 +12,7 @@ from kdnas_env.bench.listing import list_students
 from kdnas_env.bench.truth import Truth
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.envs.task import Task
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.tables.surrogates.storage import load_source

@@ -10,7 +10,7 @@ from small_tables import planted_table
 
 from kdnas_env.bench.needs import MODELS, evaluations_needed
 from kdnas_env.bench.truth import Truth
-from kdnas_env.envs.task import Task
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.tables.storage import write_table
 

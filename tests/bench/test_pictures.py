@@ -14,8 +14,8 @@ from kdnas_env.bench.race import Race, race
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import standings_tex, summarise
 from kdnas_env.bench.truth import Truth
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.support.figures import save_figure
 
 

@@ -24,8 +24,8 @@ from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.trajectory import read_trajectories
 from kdnas_env.bench.truth import Truth
 from kdnas_env.core.constraints import Constraints
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.tables.storage import checksum, write_table
 

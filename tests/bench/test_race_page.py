@@ -13,8 +13,8 @@ from kdnas_env.bench.race_page import race_page, ranking_notes, timing_in_words
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.truth import Truth
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.tables.storage import write_table
 
 

@@ -13,8 +13,8 @@ import kdnas_env
 from kdnas_env.bench.recorded_search import run_search
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.truth import Truth
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 
 RANDOM = AgentSpec("random")

@@ -14,8 +14,8 @@ from kdnas_env.bench.simulator import simulate
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.bench.truth import Truth
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.tables.table import STATUSES
 

@@ -17,7 +17,7 @@ from kdnas_env.bench.structure import (
 )
 from kdnas_env.bench.truth import Truth
 from kdnas_env.core.grid import Grid
-from kdnas_env.envs.task import Task
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.tables.storage import write_table
 

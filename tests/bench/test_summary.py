@@ -17,8 +17,8 @@ from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.bench.truth import Truth
 from kdnas_env.core.constraints import Constraints
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.tables.table import STATUSES
 

@@ -15,8 +15,8 @@ from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.pareto import hypervolume
 from kdnas_env.core.reward import KDReward
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError, TableError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.searching.registry import make_agent

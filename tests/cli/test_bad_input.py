@@ -75,7 +75,7 @@ def test_a_corpus_without_text(flags: Flags, tmp_path: Path, capsys: pytest.Capt
     rows.write_text("".join(f'{{"review": {{"body": "the actor number {n}", "stars": {n}}}}}\n' for n in range(60)))
     said = complaint(flags(corpus__source=rows, corpus__text_columns="review"), capsys)
     assert "hardly any text in column 'review': 60 of 60 rows" in said
-    assert "with --corpus.text-columns, a field within another as 'outer.inner'" in said
+    assert "with --corpus.text-columns, a nested field as 'outer.inner'" in said
 
 
 @pytest.mark.parametrize("again", [["--agent-settings", "epochs=3"], ["--agent_settings=epochs=3"]])

@@ -101,7 +101,7 @@ def test_what_others_submit_stands_beside_ones_own(
     assert main([*mine, "--reference", name]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert name in printed
-    assert "every step was replayed" in printed
+    assert "every step of the submitted searches was replayed" in printed
     results = json.loads((tmp_path / "mine" / "results.json").read_text())
     assert results["agents"] == ["random", "evolution", name]
     assert results["reference"] == name

@@ -21,7 +21,7 @@ from rich.table import Table
 import kdnas_env.cli
 from kdnas_env.cli import main
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.progress import ConsoleProgress
 from kdnas_env.tables.storage import write_table
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\u202ereversed\u2066\r[red]:bomb:[/]\x00\ud800"
@@ -55,12 +55,12 @@ def print_table(console: SafeConsole) -> None:
 
 
 def print_stage(console: SafeConsole) -> None:
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         progress.begin(HOSTILE)
 
 
 def print_result(console: SafeConsole) -> None:
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         progress.begin("searching")
         progress.say(HOSTILE, "bad")
 
@@ -75,7 +75,7 @@ def test_texts_are_shown_and_not_obeyed(console: SafeConsole, show: Callable[[Sa
 
 def test_a_bar_obeys_no_text() -> None:
     console = SafeConsole(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
-    with TaskProgress(console) as progress:
+    with ConsoleProgress(console) as progress:
         progress.begin("\x1b]0;title\x07\u202e")
     assert "\x1b]0" not in printed(console)
     assert "\u202e" not in printed(console)

@@ -36,7 +36,7 @@ def test_searches_and_distillations_say_what_became_of_the_text(
     assert report["truncated"]
     longer = -(-report["whole_length"] // 8) * 8
     cut = f"text: {report['truncated']} of {report['kept']} texts were cut to 8 tokens"
-    assert f"{cut}; with --corpus.max-length {longer}, 99% of the texts are whole" in said
+    assert f"{cut}; with --corpus.max-length {longer}, 99% of the texts are not cut" in said
     assert f"text: {dropped} of {len(texts) + 3} rows were left out: 2 empty, {dropped - 2} duplicate" in said
     assert f"text {text}, column text: {report['kept']} samples of {len(texts) + 3} rows" in said
     assert said.index("of the tokens unknown") < said.index("searching"), "it is said before the search"
@@ -50,7 +50,7 @@ def test_unknown_text_is_said(flags: Flags, tmp_path: Path, capsys: pytest.Captu
     text.write_text("".join(f"the actor {chr(0x4E00 + number)}\n" for number in range(200)))
     assert main(flags(corpus__source=text, budget=1, round_size=1)) == 0
     said = capsys.readouterr().out
-    assert "text: 20% of the tokens stand for text that the teacher's tokenizer does not know" in said
+    assert "text: 20% of the tokens are unknown: the teacher's tokenizer has no tokens for their text" in said
     assert "20.0% of the tokens unknown, 0 duplicates left out" in said
 
 
@@ -65,7 +65,7 @@ def test_a_text_that_is_too_small_to_rely_on_is_told(
     assert "text: only 6 texts are held out, too few to rely on the loss; give more text" in said
     students = json.loads((tmp_path / "run" / "results.json").read_text())["students"]
     harmed = sum(row["heldout_unexplained"][-1] > row["heldout_unexplained"][0] for row in students)
-    assert ("imitate worse after their training than before it" in said) == (harmed > 0)
+    assert ("have a higher loss after training than before" in said) == (harmed > 0)
 
 
 def test_nothing_is_to_be_changed_of_a_text_that_is_taken_as_it_is(

@@ -172,14 +172,14 @@ def test_an_exported_classifier_of_fewer_tokens_is_timed_on_its_own(
     [
         ([], "is a model, no run; name the folder of a search, or name the task"),
         (["--task", "sst-2"], "unknown task 'sst-2'"),
-        (["--task", "nowhere.csv"], "'nowhere.csv' is not there"),
+        (["--task", "nowhere.csv"], "'nowhere.csv' does not exist"),
         (["--task", "imdb", "--epochs", "2"], "--epochs has no effect on the folder of a student"),
         (["--task", "imdb", "--task.label-column", "y"], "--task.label-column has no effect on the task imdb"),
         (
             ["--task", "imdb", "--task.data", "glue"],
             "--task.data has no effect on the task imdb, which is none of GLUE",
         ),
-        (["--task", "rte", "--task.data", "nowhere"], "data folder 'nowhere' is not there"),
+        (["--task", "rte", "--task.data", "nowhere"], "data folder 'nowhere' does not exist"),
         (["--task.teachers", "3"], "--task.teachers has no effect without a task"),
         (
             ["--task", "my.csv", "--task.unlabelled-samples", "9"],

@@ -76,7 +76,7 @@ def test_doctor_says_what_fits_what_is_installed(
     assert "optuna" not in can
     assert cannot.startswith("missing")
     assert "optuna: the agent needs Optuna" in cannot
-    assert "All is well" not in said
+    assert "Everything works" not in said
     assert "some agents cannot be used" in said
 
 

@@ -217,7 +217,7 @@ def test_some_stages_then_the_others(
     capsys.readouterr()
     assert main(resumed(folder, flags, stages=("score", "export"))) == 2
     captured = capsys.readouterr()
-    assert "'/nowhere/glue' is not there" in captured.err
+    assert "'/nowhere/glue' does not exist" in captured.err
     said = " ".join(captured.out.split())
     assert f"the settings of score may be changed) with kdnas run --resume {folder} --stages score export" in said
     assert f"or without it, with kdnas run --resume {folder} --stages export" in said

@@ -13,7 +13,7 @@ import pytest
 from kdnas_env.cli import main
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.support import progress as task_progress
-from kdnas_env.support.progress import SECONDS_BETWEEN_LINES, Pace, TaskProgress
+from kdnas_env.support.progress import SECONDS_BETWEEN_LINES, ConsoleProgress, Pace
 
 Lines = Callable[[], list[str]]
 
@@ -92,7 +92,7 @@ def test_work_that_tells_nothing_is_said_to_go_on() -> None:
 def test_a_thread_says_so_until_the_work_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_progress, "SECONDS_BETWEEN_LINES", 0.05)
     file = io.StringIO()
-    with TaskProgress(SafeConsole(file=file, width=200)) as progress:
+    with ConsoleProgress(SafeConsole(file=file, width=200)) as progress:
         progress.begin("exporting")
         deadline = time.monotonic() + 20
         while "so far" not in file.getvalue() and time.monotonic() < deadline:

@@ -312,7 +312,7 @@ def test_settings_of_a_single_task(options: Options, tmp_path: Path) -> None:
         ({"models": ("/nowhere/other",)}, "'/nowhere/other' cannot be loaded"),
         ({"teacher": "/nowhere/teacher"}, "'/nowhere/teacher' cannot be loaded"),
         ({"tasks": ("rte", "sst-2")}, "unknown task 'sst-2'; choose from"),
-        ({"data": "/nowhere/glue"}, "'/nowhere/glue' is not there"),
+        ({"data": "/nowhere/glue"}, "'/nowhere/glue' does not exist"),
         ({"data": __file__}, "is a file; name a folder that holds a folder for every task, such as rte/train.csv"),
         ({"rows": ("best",)}, "unknown row 'best'"),
         ({"pooling": "max"}, "unknown pooling 'max'"),

@@ -267,5 +267,5 @@ def test_a_finished_search_stays_finished_when_going_on_is_refused(
     assert "the corpus and the workload are not what they were" in capsys.readouterr().err
     text.unlink()
     assert main(resume) == 2
-    assert "is not there" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before

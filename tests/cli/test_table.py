@@ -141,7 +141,7 @@ def test_what_is_done_is_not_done_again(
     # Whatever else was asked for is known from the folder.
     command = ["table", "build", "tiny", "--out", str(build), "--skip-latencies", "--cache-dir", str(root / "cache")]
     assert main(command) == 0
-    assert "16 of 16 distillations are there already" in capsys.readouterr().out
+    assert "16 of 16 distillations are already done" in capsys.readouterr().out
     assert rows(build) == before == STUDENTS * SEEDS
     said = complaint([*command, "--epochs", "5"], capsys)
     assert "the run cannot be resumed with other settings: --epochs is 5, the run has 2" in said
@@ -152,14 +152,14 @@ def test_a_sample_grows_but_never_shrinks(flags: Flags, tmp_path: Path, capsys: 
     make = ["--skip-latencies"]
     assert main([*flags(folder, epochs=1, sample=2), *make]) == 0
     assert main([*flags(folder, epochs=1, sample=3), *make]) == 0
-    assert "4 of 6 distillations are there already" in capsys.readouterr().out
+    assert "4 of 6 distillations are already done" in capsys.readouterr().out
     assert rows(folder) == 3 * SEEDS
     said = complaint([*flags(folder, epochs=1, sample=2), *make], capsys)
     assert "--sample is 2, the build in" in said
     assert "has 3; a sample may grow, but not shrink" in said
     # Without the flag, the build has the last size.
     assert main([*flags(folder, epochs=1), *make]) == 0
-    assert "6 of 6 distillations are there already" in capsys.readouterr().out
+    assert "6 of 6 distillations are already done" in capsys.readouterr().out
 
 
 def test_a_new_build_starts_from_an_old_store(
@@ -167,7 +167,7 @@ def test_a_new_build_starts_from_an_old_store(
 ) -> None:
     command = flags(tmp_path / "new", "--skip-latencies", "--evaluations", str(build / STORE))
     assert main(command) == 0
-    assert "16 of 16 distillations are there already" in capsys.readouterr().out
+    assert "16 of 16 distillations are already done" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -238,7 +238,7 @@ def test_latencies_are_measured_once(
     before = file.read_bytes()
     assert before.count(b"\n") == 3
     assert main(command) == 0
-    assert "2 of 2 students timed with torch are there already" in capsys.readouterr().out
+    assert "2 of 2 students timed with torch are already done" in capsys.readouterr().out
     assert file.read_bytes() == before
     assert main(["table", "export", str(folder), "--to", str(tmp_path / "timed.npz")]) == 0
     table = load_table(tmp_path / "timed.npz")
@@ -333,7 +333,7 @@ def test_a_table_is_verified_by_distilling_anew(
     assert main(command) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "3 cells distilled again: losses differ by" in printed
-    assert "nothing is wrong with it" in printed
+    assert "no faults found" in printed
 
 
 def test_a_table_of_a_gpu_is_verified_on_a_cpu_within_what_rounding_does(
@@ -381,7 +381,7 @@ def test_a_table_with_faults_does_not_pass(
 ) -> None:
     path = changed(table_file, tmp_path / "bad.npz", lambda table: {"parameters": table.parameters + 1})
     assert main(["table", "verify", str(path)]) == 1
-    assert "wrong: parameters of 8 students are wrong" in " ".join(capsys.readouterr().out.split())
+    assert "fault: parameters of 8 students are wrong" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_damaged_table_is_refused(table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

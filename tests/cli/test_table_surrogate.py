@@ -61,7 +61,7 @@ def test_a_surrogate_is_fitted_to_a_file_and_searched(
     assert main(["table", "fit", planted, str(tmp_path / "between.npz"), "--to", path]) == 0
     printed = capsys.readouterr().out
     assert "the held-out loss of the 8 students of planted is predicted by planted alone with r2 0." in printed
-    assert "by both, each without having been seen, with r2 0.9" in printed
+    assert "by both, in cross-validation, with r2 0.9" in printed
     assert "fitted to 48 students of planted, 8 students of planted" in printed
     env: Any = gym.make("kdnas/Surrogate-v0", table=path, budget=2)
     env.reset(seed=0)

@@ -288,7 +288,7 @@ def test_what_chooses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "nowhere.csv"}, "'nowhere.csv' is not there"),
+        ({"task": "nowhere.csv"}, "'nowhere.csv' does not exist"),
         ({"task.label-column": "mood"}, "has no column 'mood'; its columns are"),
         ({"task.text-columns": "mood"}, "task '{task}' has no column 'mood'; its columns are ['text', 'label']"),
         ({"task.text-columns": "label"}, "column 'label' is both text and label"),

@@ -320,7 +320,7 @@ def test_a_lost_cache_is_raised(make: Make, tmp_path: Path) -> None:
     [
         ({"teacher": "/no/such/folder"}, TeacherError, "unknown teacher"),
         ({"corpus": "/no/such/file.txt"}, CorpusError, "/no/such/file.txt"),
-        ({"corpus": {"split": "train"}}, CorpusError, "names no source"),
+        ({"corpus": {"split": "train"}}, CorpusError, "has no source"),
         ({"corpus": {"source": "demo", "colour": "blue"}}, CorpusError, "colour"),
         ({"recipe": "nouvelle"}, KDNASError, "unknown recipe"),
         ({"recipe": {"colour": "blue"}}, KDNASError, "colour"),

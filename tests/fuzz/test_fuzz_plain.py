@@ -16,7 +16,7 @@ from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Latency, Status
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.envs.task import Task
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 
 STUDENT = StudentConfig(3, 4, 384, 1536, "gelu", "albert")

@@ -13,8 +13,8 @@ from small_tables import SPACE, planted_table
 
 from kdnas_env.bench.recorded_search import run_search
 from kdnas_env.bench.specs import AgentSpec
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.integrations.minari import write_dataset
 from kdnas_env.integrations.optunahub import Problem
 from kdnas_env.tables.storage import write_table

@@ -19,8 +19,8 @@ from kdnas_env.bench.simulator import simulate
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.cli import main
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.integrations.minari import write_dataset
 from kdnas_env.tables.storage import write_table

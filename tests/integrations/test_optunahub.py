@@ -32,8 +32,8 @@ from kdnas_env.bench.recorded_search import run_search
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.truth import Truth
 from kdnas_env.core.reward import KDReward
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.integrations.minari import write_dataset
 from kdnas_env.tables.external import write_external

@@ -10,7 +10,7 @@ import pytest
 from asked_tasks import TASKS, env_rewards, points
 
 from kdnas_env.bench.truth import Truth
-from kdnas_env.envs.task import Task
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.tabular import TabularEvaluator
 

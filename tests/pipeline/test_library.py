@@ -290,6 +290,14 @@ def test_environment_and_command_are_put_together_alike(asked: dict[str, Any], s
     env.close()
 
 
+def test_names_of_0_2_still_work() -> None:
+    from kdnas_env.envs.benchmark_task import Task
+    from kdnas_env.envs.task import Task as FormerTask
+
+    assert kdnas_env.TaskProgress is kdnas_env.ConsoleProgress
+    assert FormerTask is Task
+
+
 def test_public_names() -> None:
     assert set(kdnas_env.__all__) <= set(dir(kdnas_env))
     assert not {"Any", "register", "version"} & set(dir(kdnas_env))

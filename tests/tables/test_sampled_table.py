@@ -16,7 +16,7 @@ from kdnas_env.bench.truth import Truth
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.envs.task import Task
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator

@@ -9,8 +9,8 @@ import pytest
 
 from kdnas_env.cli import main
 from kdnas_env.core.architecture import count_parameters
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import TableError
 from kdnas_env.tables.noise_ceiling import noise_ceiling
 from kdnas_env.tables.storage import DATA, load_table, table_names, table_path

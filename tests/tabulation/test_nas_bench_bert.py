@@ -18,8 +18,8 @@ from kdnas_env.bench.truth import Truth
 from kdnas_env.cli import main
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.point_space import Point, PointSpace
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError, SpaceError, TableError
 from kdnas_env.evaluators.external import ExternalEvaluator
 from kdnas_env.tables.external import ExternalTable, read_external, write_external
@@ -132,7 +132,7 @@ def test_it_is_imported_inspected_and_raced_on(tmp_path: Path, capsys: pytest.Ca
     assert main(["table", "inspect", table]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert printed.count("38, 2 of them trained more than once") == 2
-    assert "mnli counts" in printed
+    assert "searches maximise mnli" in printed
     assert "an external table" in complaint(["table", "inspect", table, "--surrogate"], capsys)
     words = ["--agents", "random", "evolution", "--tasks", table, "--budget", "6", "--seeds", "2", "--workers", "1"]
     assert main(["bench", *words, "--repetitions", "20", "--out", str(tmp_path / "race")]) == 0

@@ -226,7 +226,7 @@ def test_names_and_settings() -> None:
     with pytest.raises(KDNASError, match=r"unknown task 'sst-2'; choose .*'embedding'.*or name a file.*mean 'sst2'"):
         check_task("sst-2")
     check_task("nowhere.csv")
-    with pytest.raises(CorpusError, match=r"'nowhere\.csv' is not there"):
+    with pytest.raises(CorpusError, match=r"'nowhere\.csv' does not exist"):
         load_task("nowhere.csv")
     with pytest.raises(KDNASError, match=r"validation_fraction is 0\.5 and test_fraction is 0\.6"):
         OwnTask(validation_fraction=0.5, test_fraction=0.6)

@@ -37,7 +37,9 @@ def model_type(student: StudentConfig) -> str:
     if not student.embedding_size or student.family == "albert":
         return student.family
     if student.family != "bert":
-        raise SpaceError(f"a {student.family} has no factorised embeddings: {student}; those of bert and albert can be")
+        raise SpaceError(
+            f"{student} has factorised embeddings, which kdnas cannot build for {student.family}; use bert or albert"
+        )
     return "electra"
 
 

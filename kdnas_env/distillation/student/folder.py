@@ -19,8 +19,8 @@ from kdnas_env.distillation.student.vocabulary_cut import write_cut
 from kdnas_env.errors import RunError, TeacherError
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.identity import check_same
-from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.places import found_again, with_places
+from kdnas_env.support.quiet import quiet_transformers
 from kdnas_env.support.untrusted import restore
 
 LINEAGE, PROJECTION = "kdnas.json", "projection.safetensors"
@@ -80,8 +80,8 @@ class Lineage:
         check_same(
             {name: before},
             {name: now},
-            "the student cannot be compared with what it was made from",
-            "put that back, or name the rows that do not need it with `rows`",
+            "the student cannot be compared with its origin",
+            "restore that, or choose only rows that do not need it with `rows`",
             since="the student was distilled",
         )
 

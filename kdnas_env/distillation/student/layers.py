@@ -114,7 +114,7 @@ def encoder_layers(model: Any) -> tuple[EncoderLayer, ...]:
     """
     kind = model.config.model_type
     if kind not in _PATHS:
-        raise KDNASError(f"the layers of a model of type {kind!r} are not known to kdnas; known are {list(_PATHS)}")
+        raise KDNASError(f"kdnas cannot read the layers of a model of type {kind!r}; expected one of {list(_PATHS)}")
     read = partial(_layer, paths=_PATHS[kind])
     if kind == "distilbert":
         return tuple(map(read, model.transformer.layer))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.distillation.text.vocabulary import cut_tokenizer
 from kdnas_env.errors import TeacherError
-from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.quiet import quiet_transformers
 
 _TOKENIZER, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
 _OLD_FILES = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "added_tokens.json")
@@ -79,8 +79,8 @@ def write_cut_teacher(teacher: Teacher, model: Any, source: Path, kept: NDArray[
     expected = {token: new for new, token in enumerate(teacher.tokenizer.convert_ids_to_tokens(kept.tolist()))}
     if cut.tokenizer.get_vocab() != expected:
         raise TeacherError(
-            f"the tokenizer of teacher {teacher.name!r} ({type(teacher.tokenizer).__name__}) cannot be cut: loaded "
-            "again, it has other tokens; use the whole vocabulary"
+            f"the tokenizer of teacher {teacher.name!r} ({type(teacher.tokenizer).__name__}) cannot be reduced: "
+            "loaded from the written file, it has other tokens; use the whole vocabulary"
         )
     return cut
 
@@ -88,16 +88,16 @@ def write_cut_teacher(teacher: Teacher, model: Any, source: Path, kept: NDArray[
 @torch.no_grad()
 def cut_embeddings(model: Any, kept: NDArray[np.int64]) -> None:
     """Keep only some rows of a model's embedding table, and update its configuration."""
-    places = {int(old): new for new, old in enumerate(kept)}
+    new_ids = {int(old): new for new, old in enumerate(kept)}
     table = model.get_input_embeddings()
-    padding = None if table.padding_idx is None else places.get(table.padding_idx)
+    padding = None if table.padding_idx is None else new_ids.get(table.padding_idx)
     weight = table.weight[torch.from_numpy(kept)].clone()
     model.set_input_embeddings(torch.nn.Embedding(len(kept), weight.shape[1], padding_idx=padding, _weight=weight))
     config = model.config
     config.vocab_size = len(kept)
     for name, value in config.to_dict().items():
         if name.endswith("_token_id") and isinstance(value, int):
-            setattr(config, name, places.get(value))
+            setattr(config, name, new_ids.get(value))
 
 
 def _modules(source: Path) -> list[str]:

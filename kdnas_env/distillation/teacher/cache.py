@@ -6,9 +6,9 @@ A cache is a folder with three files:
 - ``index.npz``: ``sample_ids`` and ``offsets``;
 - ``metadata.json``: the origin of the states, and a checksum of every layer.
 
-A folder is built under a temporary name, where a build that was stopped goes on, and renamed when complete, so a folder
-with the final name is complete unless it was damaged later. Opening verifies sizes, metadata and all checksums, and
-rebuilds a damaged folder.
+A folder is built under a temporary name, and renamed when it is complete. A folder with the final name is therefore
+complete, unless it was damaged later. An interrupted build is resumed. Opening verifies sizes, metadata and all
+checksums, and rebuilds a damaged folder.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def read_rows(states: np.memmap[Any, np.dtype[Any]], rows: NDArray[np.int64]) ->
     mapped = cast(mmap, states.base)
     if mapped.size() < states.offset + states.nbytes:
         raise CacheError(
-            f"the cached states in {states.filename} have been cut short while they were in use; nothing else may "
-            "write there. They are computed anew when the cache is opened again"
+            f"the cached states in {states.filename} were truncated while they were in use; no other program may "
+            "write there. Open the cache again to recompute them"
         )
     copied: NDArray[Any] = np.asarray(states)[rows]
     return copied
@@ -225,13 +225,13 @@ def _plan(teacher: Teacher, corpus: Corpus, sample_ids: NDArray[np.int64] | None
     architecture = teacher.architecture
     if int(corpus.input_ids.max()) >= architecture.vocab_size:
         raise CacheError(
-            f"the corpus holds token id {int(corpus.input_ids.max())}, but teacher {teacher.name!r} knows only "
-            f"{architecture.vocab_size}; tokenise the corpus with the teacher's own tokenizer"
+            f"the corpus contains token id {int(corpus.input_ids.max())}, but teacher {teacher.name!r} has only "
+            f"{architecture.vocab_size} tokens; tokenise the corpus with the teacher's own tokenizer"
         )
     if int(corpus.lengths.max()) > architecture.max_length:
         raise CacheError(
-            f"the corpus holds a sample of {int(corpus.lengths.max())} tokens, but teacher {teacher.name!r} takes at "
-            f"most {architecture.max_length}; load the corpus with a smaller max_length"
+            f"the corpus contains a sample of {int(corpus.lengths.max())} tokens, but teacher {teacher.name!r} reads "
+            f"at most {architecture.max_length}; load the corpus with a smaller max_length"
         )
     chosen = np.union1d(corpus.train, corpus.heldout) if sample_ids is None else np.unique(sample_ids)
     if len(chosen) == 0:
@@ -271,7 +271,7 @@ def _damage(folder: Path, plan: _Plan) -> str | None:
         if metadata["crc32"] != _checksums(folder / _STATES, plan):
             return "its states do not match their checksums"
     except FileNotFoundError:
-        return "it is not there, or not whole"
+        return "it is missing or incomplete"
     except Exception as error:
         # Foreign bytes can make the parsers raise any error; each one means a damaged cache.
         return f"it cannot be read ({type(error).__name__}: {error})"
@@ -306,17 +306,18 @@ def _rebuild(
 ) -> None:
     """Build the cache under a temporary name, then rename it; the caller must hold the folder's lock.
 
-    What a stopped process left of it is gone on with.
+    The interrupted build of an earlier process is resumed.
     """
     if folder.exists():
         _logger.warning("rebuilding the cached states in %s: %s", folder, damage)
         _remove(folder)
-    _sweep(folder)
+    _remove_abandoned(folder)
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(exist_ok=True)
     try:
         free = shutil.disk_usage(partial).free
-        if free < plan.bytes and not (partial / _STATES).exists():  # whose space is reserved
+        # An interrupted build has already reserved its space.
+        if free < plan.bytes and not (partial / _STATES).exists():
             raise CacheError(_no_space(folder.parent, plan, free))
         write_states(
             partial / _STATES,
@@ -343,8 +344,8 @@ def _rebuild(
         raise
 
 
-def _sweep(folder: Path) -> None:
-    """Remove other partial folders left by stopped processes: those whose lock no process holds."""
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the partial folders of other caches whose lock no process holds."""
     for partial in folder.parent.glob("states-*.partial"):
         owner = partial.with_suffix("")
         if owner == folder:

@@ -20,7 +20,7 @@ _LARGEST_DIFFERENCE = 1e-3
 
 _ROUNDING_STATES = 1e-12
 
-_NOT_OF_THE_FORWARD_PASS = (
+_UNUSED_FIELDS = (
     "architectures",
     "attn_implementation",
     "chunk_size_feed_forward",
@@ -38,7 +38,7 @@ _NOT_OF_THE_FORWARD_PASS = (
     "transformers_version",
     "use_cache",
 )
-_NOT_OF_THE_FORWARD_PASS_BY_PART = ("dropout", "initializer", "token_id", "classifier", "_name_or_path", "pooling")
+_UNUSED_FIELD_PARTS = ("dropout", "initializer", "token_id", "classifier", "_name_or_path", "pooling")
 """Substrings of the names of fields that concern training, heads and tokens."""
 
 
@@ -69,7 +69,7 @@ def check_states(
     ids[0, real:], mask[0, real:] = architecture.pad_token_id, 0
     long = _some_ids(architecture.max_length, architecture.vocab_size, architecture.pad_token_id)[None]
     try:
-        _table_of_words(model)
+        _word_embeddings(model)
         longest = hidden_states(long, token_type_ids=torch.zeros_like(long))
         padded = hidden_states(ids, mask)
         alone = hidden_states(ids[:1, :real])
@@ -86,7 +86,7 @@ def check_states(
     if not difference <= _LARGEST_DIFFERENCE:
         raise TeacherError(
             f"{what} cannot teach: the hidden states of a model of type {architecture.family!r} depend on the padding "
-            f"behind a text (they differ by {difference:.1%}), so that its attention mask does not hide it; choose a "
+            f"after a text (they differ by {difference:.1%}), although the attention mask excludes it; choose a "
             "teacher of another type"
         )
 
@@ -101,8 +101,7 @@ def forward_settings(config: Any) -> dict[str, Any]:
         {
             name: value
             for name, value in config.to_diff_dict().items()
-            if name not in _NOT_OF_THE_FORWARD_PASS
-            and not any(part in name for part in _NOT_OF_THE_FORWARD_PASS_BY_PART)
+            if name not in _UNUSED_FIELDS and not any(part in name for part in _UNUSED_FIELD_PARTS)
         }
     )
 
@@ -143,7 +142,7 @@ def _some_ids(count: int, vocabulary: int, padding: int) -> Tensor:
     return torch.where(ids == padding, (ids + 1) % vocabulary, ids)
 
 
-def _table_of_words(model: Any) -> Tensor:
+def _word_embeddings(model: Any) -> Tensor:
     weight: Tensor = model.get_input_embeddings().weight
     return weight
 

@@ -23,7 +23,7 @@ from kdnas_env.distillation.teacher.foreign import (
 from kdnas_env.distillation.text.demo import demo_teacher_directory
 from kdnas_env.errors import TeacherError, one_line
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.quiet import quiet_transformers
 
 _CONFIG_FILES = ("config.json",)
 _MODEL_FILES = ("model*.safetensors", "model.safetensors.index.json")
@@ -85,7 +85,7 @@ class Teacher:
         if token_type_ids is not None and self.architecture.type_vocab_size > 1:
             inputs["token_type_ids"] = token_type_ids.to(self.device)
         output = self.model(**inputs, output_hidden_states=True)
-        # Of an encoder without layers transformers names none.
+        # transformers returns no hidden states for an encoder without layers.
         states: tuple[torch.Tensor, ...] = output.hidden_states or (output.last_hidden_state,)
         return states
 
@@ -184,7 +184,7 @@ def locate(name: str, patterns: Sequence[str] = ALL_FILES, *, role: str = "teach
     if os.path.isdir(path):  # unlike pathlib, returns False for invalid paths
         return path
     if os.path.isfile(path):
-        raise TeacherError(f"{role} {name!r} is a file; name the folder that holds config.json and model.safetensors")
+        raise TeacherError(f"{role} {name!r} is a file; name a folder with config.json and model.safetensors")
     if path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2:
         raise TeacherError(f"unknown {role} {name!r}: there is no such folder")
     try:
@@ -204,7 +204,7 @@ def locate(name: str, patterns: Sequence[str] = ALL_FILES, *, role: str = "teach
 
 def _read_config(what: str, folder: Path) -> Any:
     if not os.path.isfile(folder / "config.json"):
-        raise TeacherError(f"{what}: folder {folder} holds no config.json")
+        raise TeacherError(f"{what}: folder {folder} has no config.json")
     return read_config(what, folder)
 
 
@@ -241,8 +241,8 @@ def _load_tokenizer(what: str, folder: Path, architecture: EncoderArchitecture) 
         raise TeacherError(f"{what} has no fast tokenizer (tokenizer.json), which kdnas needs")
     if largest >= architecture.vocab_size:
         raise TeacherError(
-            f"the tokenizer of {what} makes ids up to {largest}, but the model embeds only "
-            f"{architecture.vocab_size}; tokenizer and weights are not of one model"
+            f"the tokenizer of {what} produces ids up to {largest}, but the model has only "
+            f"{architecture.vocab_size} embeddings; tokenizer and weights belong to different models"
         )
     tokenizer.model_max_length = longest
     # Encoders do not use chat templates, and a checkpoint chooses the file names of its templates.
@@ -257,7 +257,7 @@ def _load_tokenizer(what: str, folder: Path, architecture: EncoderArchitecture) 
     if tokenizer.pad_token is not None:
         return tokenizer, ()
     tokenizer.pad_token = padding_token(tokenizer, architecture.pad_token_id)
-    return tokenizer, (f"the tokenizer of {what} has no padding token; {tokenizer.pad_token!r} serves as one",)
+    return tokenizer, (f"the tokenizer of {what} has no padding token; {tokenizer.pad_token!r} is used instead",)
 
 
 def _fingerprint(model: torch.nn.Module, architecture: EncoderArchitecture, config: Any) -> str:

@@ -22,7 +22,7 @@ from kdnas_env.support.progress import OnProgress
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 SAVING_SECONDS = 10.0
-"""Seconds of computation after which what is written is made safe, so that a stopped process loses no more."""
+"""Seconds of computation between flushes to disk: the most that an interrupted process loses."""
 
 
 def write_states(
@@ -39,17 +39,17 @@ def write_states(
     """Write the raw array ``(layers + 1, tokens, hidden_size)``: real tokens only, in the order of the samples.
 
     Space is reserved before the first forward pass. The file is written with plain writes: with a memory map, a full
-    disk would kill the process instead of raising an error. What a stopped process wrote stays, if it was given equal
-    arguments.
+    disk would kill the process instead of raising an error. The batches of an interrupted call with equal arguments are
+    kept.
 
     Args:
-        path: File to create, or to go on with.
+        path: File to create or to continue.
         teacher: The teacher.
         corpus: The corpus.
         sample_ids: Samples to run, int64.
         dtype: ``"float16"`` or ``"float32"``.
         batch_tokens: Tokens per forward pass, padding included; a longer sample forms its own batch.
-        progress_file: File that says how many batches are written.
+        progress_file: File that records the number of written batches.
         on_progress: Called with ``(done_tokens, total_tokens)`` after every batch.
 
     Raises:
@@ -87,7 +87,7 @@ def write_states(
 
 
 def _written(path: Path, progress_file: Path, size: int, batch_tokens: int) -> int:
-    """Return how many batches a stopped process has written; 0 if there is nothing to go on with."""
+    """Return the number of batches that an interrupted call has written; 0 if there is nothing to resume."""
     try:
         progress = read_json(progress_file)
         if path.stat().st_size == size and progress["batch_tokens"] == batch_tokens:

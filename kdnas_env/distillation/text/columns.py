@@ -1,4 +1,4 @@
-"""Find the columns of a source that hold its text."""
+"""Find the columns of a source that contain its text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def choose_columns(
 
     Args:
         columns: The columns.
-        requested: Those that are asked for; None to find them.
+        requested: Columns that the user requests; None to find them.
         source: Name of the source, for messages.
         what: What the source is, for messages.
 
@@ -77,7 +77,7 @@ def choose_columns(
 
 
 def holds_text(values: Iterable[Any]) -> bool:
-    """Whether a column holds text, ignoring numbers, booleans and dates written as strings."""
+    """Return whether a column contains text, ignoring numbers, booleans and dates written as strings."""
     return any(isinstance(value, str) and value.strip() and not _is_data(value.strip()) for value in values)
 
 
@@ -85,7 +85,7 @@ def doubt_of_header(path: Path, names: Sequence[str], textual: Sequence[str]) ->
     """Return why the first row of a table looks like data rather than column names; None if it does not."""
     other = next((separator for separator in _OTHER_SEPARATORS if len(names) == 1 and separator in names[0]), None)
     if other is not None:
-        return f"the first row of {str(path)!r} is one cell, {shown(names[0])}; say separator={other!r} if it is more"
+        return f"the first row of {str(path)!r} is one cell, {shown(names[0])}; set separator={other!r} if it is more"
     given = [name for name in names if name]
     counted = given == [str(index) for index in range(len(given))]
     for name in given:
@@ -93,8 +93,8 @@ def doubt_of_header(path: Path, names: Sequence[str], textual: Sequence[str]) ->
         sentence = len(name.split()) > 1 and name.rstrip().endswith((".", "!", "?"))
         if number or sentence or len(name.split()) > _WORDS_OF_A_NAME:
             return (
-                f"the first row of {str(path)!r} reads like text, not like names of columns: {shown(name)}; say "
-                "header=False if it is text, or name the columns that hold the text with text_columns"
+                f"the first row of {str(path)!r} looks like text, not like column names: {shown(name)}; set "
+                "header=False if it is text, or name the text columns with text_columns"
             )
     return None
 

@@ -172,8 +172,8 @@ def load_corpus(
         min_samples: Minimum number of samples in ``train`` (one training batch).
         pair_fraction: Fraction of the samples made of two consecutive rows, as sentence pairs, in [0, 1]; for sources
             with one text per row.
-        without: Texts to leave out, such as those that students are tested on, whatever their case: a source that
-            holds them, or what :func:`kdnas_env.distillation.text.records.read_keys` returns for one.
+        without: Texts to leave out, such as test texts; case is ignored. Either a source of these texts, or the result
+            of :func:`kdnas_env.distillation.text.records.read_keys` for one.
         seed: Seed of the splits, of the draw of ``max_samples`` and of the pairs.
 
     Raises:
@@ -216,7 +216,7 @@ def corpus_of_rows(
     order_stream, split_stream, pair_stream = np.random.default_rng(sampling.seed).spawn(3)
     if sampling.pair_fraction and len(rows.columns) == 2:
         raise CorpusError(
-            f"corpus {source!r} is read as pairs already; leave pair_fraction={sampling.pair_fraction} at 0"
+            f"corpus {source!r} already has pairs of texts; set pair_fraction={sampling.pair_fraction} to 0"
         )
     _check_tokenizer(tokenizer, sampling.max_length, 2 if sampling.pair_fraction else len(rows.columns))
     units = _units(len(rows), sampling.pair_fraction, pair_stream)
@@ -244,9 +244,8 @@ def corpus_of_rows(
         read = " and ".join(map(repr, rows.columns))
         if samples.non_string > kept:
             raise CorpusError(
-                f"corpus {source!r} holds hardly any text in column {read}: {samples.non_string} of {len(rows)} rows "
-                "are of another type; name the column that holds the text with text_columns, a field within another "
-                "as 'outer.inner'"
+                f"corpus {source!r} has hardly any text in column {read}: {samples.non_string} of {len(rows)} rows "
+                "have another type; name the text column with text_columns, a nested field as 'outer.inner'"
             )
         dropped = f"{samples.empty} empty, {samples.duplicate} duplicate, {samples.non_string} not text"
         dropped += f", {samples.left_out} to leave out" if samples.left_out else ""
@@ -341,7 +340,7 @@ def _check_tokenizer(tokenizer: Any, max_length: int, texts: int) -> None:
     if max_length > tokenizer.model_max_length:
         raise CorpusError(
             f"max_length={max_length} is longer than the {tokenizer.model_max_length} tokens that the teacher "
-            f"{tokenizer.name_or_path!r} takes"
+            f"{tokenizer.name_or_path!r} can read"
         )
 
 
@@ -373,7 +372,7 @@ def corrupt_corpus(corpus: Corpus, tokenizer: Any, probability: float, seed: int
         CorpusError: If the probability is out of range, or the tokenizer has no mask token.
     """
     if not 0 <= probability <= 1:
-        raise CorpusError(f"the masking probability is {probability}; expected a share in [0, 1]")
+        raise CorpusError(f"the masking probability is {probability}; expected a number in [0, 1]")
     if probability == 0:
         return corpus
     mask = tokenizer.mask_token_id
@@ -387,9 +386,9 @@ def corrupt_corpus(corpus: Corpus, tokenizer: Any, probability: float, seed: int
     rng = np.random.default_rng(seed)
     ids = corpus.input_ids.copy()
     selected = np.flatnonzero((rng.random(len(ids)) < probability) & ~np.isin(ids, special))
-    fate = rng.random(len(selected))
-    ids[selected[fate < _MASKED]] = mask
-    replaced = selected[(fate >= _MASKED) & (fate < _MASKED + _RANDOM)]
+    draws = rng.random(len(selected))
+    ids[selected[draws < _MASKED]] = mask
+    replaced = selected[(draws >= _MASKED) & (draws < _MASKED + _RANDOM)]
     ids[replaced] = rng.choice(ordinary, len(replaced))
     ids.setflags(write=False)
     fingerprint = token_fingerprint(ids, corpus.token_type_ids, corpus.offsets)

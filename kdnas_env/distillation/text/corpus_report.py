@@ -53,7 +53,7 @@ class CorpusReport:
         unknown_fraction: Fraction of unknown tokens.
         whole_length: Length in tokens at which 99 % of the samples would not be truncated, special tokens included;
             None for pairs, and for records of earlier versions.
-        dropped_without: Rows whose text was to be left out.
+        dropped_without: Rows whose text the option ``without`` excludes.
     """
 
     source: str
@@ -116,7 +116,7 @@ class CorpusReport:
             notes.append(f"{cut}; {self._remedy(longest)}")
         if self.unknown_fraction >= _MUCH_UNKNOWN:
             share = f"{self.unknown_fraction:.0%}"
-            notes.append(f"{share} of the tokens stand for text that the teacher's tokenizer does not know")
+            notes.append(f"{share} of the tokens are unknown: the teacher's tokenizer has no tokens for their text")
         if self.heldout_samples < _FEW_HELD_OUT:
             held_out = self.heldout_samples
             notes.append(f"only {held_out} texts are held out, too few to rely on the loss; give more text")
@@ -125,15 +125,15 @@ class CorpusReport:
     def _remedy(self, longest: int) -> str:
         """Return advice on truncated samples."""
         if self.max_length >= longest:
-            return "the teacher takes no more"
+            return "the teacher reads no more"
         if self.whole_length is None:
             return "raise `corpus.max_length`"
         if self.whole_length <= self.max_length:
-            return f"{_WHOLE:.0%} of the texts are whole"
+            return f"{_WHOLE:.0%} of the texts are not cut"
         advised = -(-self.whole_length // _STEP) * _STEP
         if advised >= longest:
-            return f"raise it to what the teacher takes, `corpus.max_length={longest}`"
-        return f"with `corpus.max_length={advised}`, {_WHOLE:.0%} of the texts are whole"
+            return f"raise it to the teacher's maximum, `corpus.max_length={longest}`"
+        return f"with `corpus.max_length={advised}`, {_WHOLE:.0%} of the texts are not cut"
 
 
 def whole_length(lengths: Sequence[int]) -> int:
@@ -145,8 +145,8 @@ def whole_length(lengths: Sequence[int]) -> int:
     return int(np.quantile(lengths, _WHOLE, method="higher"))
 
 
-def tell(report: CorpusReport, longest: int, progress: Progress) -> None:
-    """Report the corpus preparation, with advice.
+def report_corpus(report: CorpusReport, longest: int, progress: Progress) -> None:
+    """Summarise the corpus preparation, with advice.
 
     Args:
         report: Report of the corpus preparation.

@@ -70,7 +70,7 @@ def demo_teacher_directory() -> Path:
 
 
 def is_demo(source: str) -> bool:
-    """Whether a corpus is an embedded one."""
+    """Return whether a corpus is embedded."""
     return source.partition(":")[0] == "demo"
 
 
@@ -117,14 +117,14 @@ def demo_texts(name: str) -> list[str]:
     if part == "task":
         return texts
     reviews = _split(rows, _IMDB)
-    kept_out = {
+    excluded = {
         _one_line(text).lower()
         for splits in (sentences, reviews)
         for split in ("validation", "test")
         for _, text, _ in splits[split]
     }
     pieces = [piece for index, review, _ in reviews["train"] for piece in _pieces(index, review)]
-    return texts + [piece for piece in pieces if piece.lower() not in kept_out]
+    return texts + [piece for piece in pieces if piece.lower() not in excluded]
 
 
 def demo_task(split: str, task: str = _ROTTEN_TOMATOES) -> tuple[list[str], list[int]]:
@@ -184,7 +184,7 @@ def _pieces(index: int, review: str) -> list[str]:
 
 
 def _sentences(line: str) -> Iterator[str]:
-    # A pattern that looks behind is tried at every letter, which is slow.
+    # A pattern with a lookbehind is tried at every letter, which is slow.
     start = 0
     for end in _SENTENCE_END.finditer(line):
         yield line[start : end.start() + 1]

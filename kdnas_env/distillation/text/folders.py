@@ -63,7 +63,7 @@ def folder_files(folder: Path, config_name: str | None, layout: TextLayout, scra
         for split, files in builder.config.data_files.items()
     }
     if list(builder.builder_configs) == ["default"]:  # no README.md selects the files
-        _tell_of_others(root, {file for files in splits.values() for file in files})
+        _warn_of_unread(root, {file for files in splits.values() for file in files})
     return Files(splits, TextLayout(**{**_layout_of(builder.config, folder), **layout.given()}))
 
 
@@ -103,20 +103,20 @@ def _layout_of(config: Any, folder: Path) -> dict[str, Any]:
             layout["unit"] = _UNITS[value]
         else:
             raise CorpusError(
-                f"the README.md of corpus folder {str(folder)!r} asks for {name}={value!r}, which is not known here; "
-                "name one of its files instead of the folder"
+                f"the README.md of corpus folder {str(folder)!r} asks for {name}={value!r}, which kdnas does not "
+                "support; name one of its files instead of the folder"
             )
     return layout
 
 
-def _tell_of_others(root: Path, read: set[Path]) -> None:
+def _warn_of_unread(root: Path, read: set[Path]) -> None:
     """Log the text files in no split: ``datasets`` ignores files of a rarer kind, and files that match no split."""
-    others = []
+    unread = []
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts
         hidden = any(part.startswith((".", "__")) for part in parts)
         if suffix_of(path) in KINDS and path.name not in _DESCRIPTIONS and not hidden and path not in read:
-            others.append(str(path.relative_to(root)))
-    if others:
-        shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+            unread.append(str(path.relative_to(root)))
+    if unread:
+        shown = ", ".join(unread[:5]) + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
         _logger.warning("corpus folder %r: these files are in no split, and are not read: %s", str(root), shown)

@@ -20,14 +20,14 @@ class TableLayout:
     """
 
     encoding: str | None = None
-    """Encoding of text files; by default UTF-8, or what a byte-order mark says."""
+    """Encoding of text files; by default UTF-8, or the encoding of the byte-order mark."""
     separator: str | None = None
-    r"""What separates the cells of csv and tsv files, such as ; or \t; by default what their names say."""
+    r"""Separator of the cells of csv and tsv files, such as ; or \t; by default that of the file type."""
     quoted: bool | None = None
-    """Whether cells of csv and tsv files may stand in double quotes; by default if tabs do not separate them."""
+    """Whether cells of csv and tsv files may be in double quotes; by default yes, unless tabs separate the cells."""
     header: bool | None = None
-    """Whether the first row of csv and tsv files names the columns; without, they are 1, 2, ... By default it does, and
-    a row that reads like text is refused."""
+    """Whether the first row of csv and tsv files names the columns; if not, they are called 1, 2, ... By default it
+    does, and a first row that looks like text is refused."""
 
     def __post_init__(self) -> None:
         if self.encoding is not None:

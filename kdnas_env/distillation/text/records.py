@@ -15,7 +15,7 @@ from kdnas_env.distillation.text.layout import AS_NAMED, TextLayout
 from kdnas_env.distillation.text.samples import text_key
 from kdnas_env.distillation.text.sources import columns_of_features, columns_of_files, locate, reporting
 from kdnas_env.distillation.text.text_files import place_of, read_rows
-from kdnas_env.support.libraries import quiet_datasets
+from kdnas_env.support.quiet import quiet_datasets
 from kdnas_env.support.scratch import scratch_folder
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from kdnas_env.distillation.text.sources import Texts
 
 
 def text_key(text: str) -> str:
-    """Return what texts are compared by: case and surrounding blanks do not count."""
+    """Return the key by which texts are compared, without case and surrounding white space."""
     return text.strip().lower()
 
 
 def is_among(texts: Sequence[str], keys: Collection[str], *, pairs_rows: bool) -> bool:
-    """Whether a row is to be left out; the arguments are those of :class:`Samples`."""
+    """Return whether to leave out a row; the arguments are those of :class:`Samples`."""
     listed = [text_key(text) in keys for text in texts]
     return any(listed) if pairs_rows else all(listed)
 
@@ -135,7 +135,7 @@ class Samples:
         return True
 
     def _unknown(self, texts: tuple[str, ...], encoding: Any) -> list[str]:
-        """Return the text behind the unknown tokens, so that texts of unknown words are not taken for equal."""
+        """Return the text of the unknown tokens, so that texts with different unknown words are not duplicates."""
         unknown = self._tokenizer.unk_token_id
         if unknown not in encoding.ids:
             return []

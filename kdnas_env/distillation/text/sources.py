@@ -22,7 +22,7 @@ from kdnas_env.distillation.text.splits import cut, splits_named
 from kdnas_env.distillation.text.text_files import KINDS, columns_of, field_of, kind_of, read_rows
 from kdnas_env.errors import CorpusError, KDNASError, one_line
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.libraries import quiet_datasets
+from kdnas_env.support.quiet import quiet_datasets
 from kdnas_env.support.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class TextStream:
         taken = list(self.texts(islice(self.rows, rows)))
         held = {column: [row[index] for row in taken] for index, column in enumerate(self.columns)}
         features = Features(dict.fromkeys(self.columns, Value("large_string")))
-        return TextRows(self.columns, Dataset.from_dict(held, features), _as_it_is)
+        return TextRows(self.columns, Dataset.from_dict(held, features), _unchanged)
 
 
 @contextmanager
@@ -172,7 +172,7 @@ def open_stream(
             if split not in located.splits:
                 splits_named(split, located.splits, name)
                 raise CorpusError(
-                    f"split {split!r} is no whole split, which a stream is; name one of its splits, or do not stream"
+                    f"a stream needs a whole split, not {split!r}; name one of its splits, or do not stream"
                 )
             files = located.splits[split]
             columns = choose_columns(columns_of_files(files, name, split, located.layout), text_columns, name)
@@ -205,7 +205,7 @@ def as_text(value: Any) -> str | None:
     return "" if value is None else value if isinstance(value, str) else None
 
 
-def _as_it_is(value: Any) -> str | None:
+def _unchanged(value: Any) -> str | None:
     return value  # type: ignore[no-any-return]
 
 
@@ -228,7 +228,7 @@ def _open(
             part: _stored(_file_rows(of_split, columns, located.layout), columns, scratch / f"{number}.arrow")
             for number, (part, of_split) in enumerate(splits.items())
         }
-        return TextRows(columns, cut(split, stored, name), _as_it_is)
+        return TextRows(columns, cut(split, stored, name), _unchanged)
     if isinstance(located, Mapping):
         dataset = cut(split, located, name)
     elif located is not None:
@@ -265,7 +265,7 @@ def locate(
             _refuse(name, layout.given(), f"a folder of files that are read as {listed.name}")
         return listed
     if _looks_like_path(name):
-        raise CorpusError(f"{name!r} is not there: no such file or folder")
+        raise CorpusError(f"{name!r} does not exist: no such file or folder")
     _refuse(name, layout.given(), "a dataset of the hub")
     _require_hub_dataset(name)
     return None
@@ -274,7 +274,7 @@ def locate(
 def _refuse(name: str, options: Mapping[str, Any], what: str) -> None:
     for option, value in options.items():
         if value is not None:
-            raise CorpusError(f"corpus {name!r} is {what}, for which {option}={value!r} says nothing; leave it out")
+            raise CorpusError(f"corpus {name!r} is {what}, to which {option}={value!r} does not apply; leave it out")
 
 
 def _embedded(name: str) -> dict[str, Dataset]:

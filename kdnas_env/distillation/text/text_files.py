@@ -65,7 +65,7 @@ _APPLIES = {
     "header": ("table",),
     "unit": ("text",),
 }
-_LOOKED_AT = 1000
+_HEAD_ROWS = 1000
 """Number of rows read to find the columns, and the columns that hold text."""
 _BATCH = 1024
 _DEEPEST = 4
@@ -103,7 +103,7 @@ def kind_of(path: Path) -> str:
     """
     suffix = suffix_of(path)
     if suffix not in KINDS:
-        raise CorpusError(f"corpus file {str(path)!r} is of no known kind; expected one of {sorted(KINDS)}")
+        raise CorpusError(f"corpus file {str(path)!r} has an unknown file type; expected one of {sorted(KINDS)}")
     return KINDS[suffix]
 
 
@@ -113,7 +113,7 @@ def place_of(path: Path, number: int) -> str:
 
 
 def columns_of(path: Path, layout: TextLayout) -> Columns | None:
-    """Return the columns of a file; None if it holds no rows.
+    """Return the columns of a file; None if it has no rows.
 
     Raises:
         CorpusError: If the file cannot be read, or a layout option does not apply to its kind.
@@ -123,7 +123,7 @@ def columns_of(path: Path, layout: TextLayout) -> Columns | None:
     kind = kind_of(path)
     with _reporting(path):
         table = _opened(path, layout, None)
-        head = [row for _, row in islice(table.rows, 1 if kind == "text" else _LOOKED_AT)]
+        head = [row for _, row in islice(table.rows, 1 if kind == "text" else _HEAD_ROWS)]
     if not head:
         return None
     names = tuple(table.names)
@@ -168,7 +168,7 @@ def read_rows(
                 if not ragged and any(row[len(table.names) :]):
                     raise CorpusError(
                         f"{place_of(path, number)} has {len(row)} cells; expected {len(table.names)}, as in the first; "
-                        "put texts that hold the separator into quotes (with quoted=True where it is a tab)"
+                        "put texts that contain the separator into quotes (with quoted=True if it is a tab)"
                     )
                 values = tuple(row[at] if at < len(row) else None for at in positions)
             else:
@@ -202,7 +202,7 @@ def _reporting(path: Path) -> Iterator[None]:
         raise
     except UnicodeError as error:
         raise CorpusError(
-            f"{str(path)!r} cannot be read: {one_line(error)}; say which encoding it is in, such as encoding='latin-1'"
+            f"{str(path)!r} cannot be read: {one_line(error)}; set its encoding, such as encoding='latin-1'"
         ) from error
     except Exception as error:
         raise CorpusError(f"{str(path)!r} cannot be read: {one_line(error)}") from error
@@ -225,12 +225,12 @@ def _check_text(path: Path, number: int, text: str) -> None:
         code = ord(text[error.start])
         # Bytes that are not valid UTF-8 are decoded to these lone surrogates.
         fault = (
-            f"byte 0x{code - 0xDC00:02x}, which is no UTF-8; mend the text, or say which encoding the file is in, such "
-            "as encoding='latin-1'"
+            f"byte 0x{code - 0xDC00:02x}, which is not valid UTF-8; correct the text, or set the encoding of the file, "
+            "such as encoding='latin-1'"
             if 0xDC80 <= code <= 0xDCFF
-            else f"\\u{code:04x}, half a character, which no encoding holds; mend the text"
+            else f"\\u{code:04x}, half of a surrogate pair, which cannot be encoded; correct the text"
         )
-        raise CorpusError(f"{place_of(path, number)} holds {fault}") from None
+        raise CorpusError(f"{place_of(path, number)} contains {fault}") from None
 
 
 # --- tables and lines ---
@@ -257,13 +257,11 @@ def _cells(path: Path, encoding: str | None, separator: str, *, quoted: bool) ->
         if not line.strip("\r\n"):
             continue
         if not quoted or '"' not in line:
-            yield number, _chomped(line).split(separator)
+            yield number, _without_line_end(line).split(separator)
             continue
         cells = _quoted_cells(line, lines, separator)
         if cells is None:
-            raise CorpusError(
-                f"{place_of(path, number)} opens a quote that nothing closes; say quoted=False if it is text"
-            )
+            raise CorpusError(f"{place_of(path, number)} has an unclosed quote; set quoted=False if quotes are text")
         yield number, cells
 
 
@@ -284,7 +282,7 @@ def _quoted_cells(line: str, following: Iterator[tuple[int, str]], separator: st
             at = end + 1
         end = line.find(separator, at)
         # Text after a closing quote belongs to the cell; so do quotes within a cell that does not begin with a quote.
-        cells.append("".join(inside).replace('""', '"') + (line[at:end] if end >= 0 else _chomped(line[at:])))
+        cells.append("".join(inside).replace('""', '"') + (line[at:end] if end >= 0 else _without_line_end(line[at:])))
         if end < 0:
             return cells
         at = end + 1
@@ -299,7 +297,7 @@ def _open_text(path: Path, layout: TextLayout, columns: Sequence[str] | None) ->
     lines = _lines(path, layout.encoding)
     if layout.unit == "file":
         return _Table(("text",), iter([(1, ["".join(lines)])]))
-    return _Table(("text",), ((number, [_chomped(line)]) for number, line in enumerate(lines, start=1)))
+    return _Table(("text",), ((number, [_without_line_end(line)]) for number, line in enumerate(lines, start=1)))
 
 
 def _lines(path: Path, encoding: str | None) -> Iterator[str]:
@@ -308,7 +306,7 @@ def _lines(path: Path, encoding: str | None) -> Iterator[str]:
         start = file.peek(_BATCH)[:_BATCH]
         marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
         if marked is None and encoding is None and 4 * start.count(0) > len(start):
-            raise ValueError("it looks like UTF-16; say which encoding it is in, such as encoding='utf-16-le'")
+            raise ValueError("it looks like UTF-16; set its encoding, such as encoding='utf-16-le'")
         chosen = marked or encoding or "utf-8"
         errors = "surrogateescape" if codecs.lookup(chosen).name.startswith("utf-8") else "strict"
         with io.TextIOWrapper(file, encoding=chosen, errors=errors, newline="\n") as lines:
@@ -324,7 +322,7 @@ def _open_bytes(path: Path) -> Any:
 
 def _open_json(path: Path, layout: TextLayout, columns: Sequence[str] | None) -> _Table:
     rows = _checked_records(path, _json_values(path, layout.encoding))
-    head = list(islice(rows, _LOOKED_AT))
+    head = list(islice(rows, _HEAD_ROWS))
     names = dict.fromkeys(name for _, row in head for name in _paths(row))
     return _Table(list(names), chain(head, rows))
 
@@ -353,7 +351,7 @@ def _json_values(path: Path, encoding: str | None) -> Iterator[tuple[int, Any]]:
 def _checked_records(path: Path, rows: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, row in rows:
         if not isinstance(row, Mapping):
-            raise CorpusError(f"{place_of(path, number)} holds {shown(row)} where a row was expected")
+            raise CorpusError(f"{place_of(path, number)} is {shown(row)}; expected an object with columns")
         yield number, row
 
 
@@ -376,5 +374,5 @@ def _paths(row: Mapping[str, Any], depth: int = 1) -> Iterator[str]:
             yield from (f"{name}.{inner}" for inner in _paths(value, depth + 1))
 
 
-def _chomped(line: str) -> str:
+def _without_line_end(line: str) -> str:
     return line.removesuffix("\n").removesuffix("\r")

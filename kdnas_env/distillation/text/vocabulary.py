@@ -57,7 +57,7 @@ def choose_tokens(tokenizer: Any, counts: NDArray[np.int64], size: int | None = 
     """
     state = _state(tokenizer)
     ids: dict[str, int] = tokenizer.get_vocab()
-    always = _indispensable(state, ids, counts)
+    always = _required_tokens(state, ids, counts)
     if size is not None and size <= len(always):
         raise CorpusError(
             f"a vocabulary of {size} tokens has no room for words: {len(always)} are special tokens and single "
@@ -91,12 +91,12 @@ def cut_tokenizer(tokenizer: Any, kept: NDArray[np.int64]) -> dict[str, Any]:
         CorpusError: If this type of tokenizer cannot be reduced.
     """
     state = _state(tokenizer)
-    places = {int(old): new for new, old in enumerate(kept)}
-    new = {token: places[old] for token, old in tokenizer.get_vocab().items() if old in places}
+    new_ids = {int(old): new for new, old in enumerate(kept)}
+    new = {token: new_ids[old] for token, old in tokenizer.get_vocab().items() if old in new_ids}
     model = state["model"]
     if model["type"] == "Unigram":
-        model["unk_id"] = places.get(model["unk_id"])
-        model["vocab"] = [entry for old, entry in enumerate(model["vocab"]) if old in places]
+        model["unk_id"] = new_ids.get(model["unk_id"])
+        model["vocab"] = [entry for old, entry in enumerate(model["vocab"]) if old in new_ids]
     else:
         model["vocab"] = {token: new[token] for token in model["vocab"] if token in new}
     if model["type"] == "BPE":
@@ -114,11 +114,11 @@ def _state(tokenizer: Any) -> dict[str, Any]:
     state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     kind = state["model"]["type"]
     if kind not in KINDS:
-        raise CorpusError(f"a tokenizer of kind {kind!r} cannot be cut; expected one of {list(KINDS)}")
+        raise CorpusError(f"a tokenizer of kind {kind!r} cannot be reduced; expected one of {list(KINDS)}")
     return state
 
 
-def _indispensable(state: dict[str, Any], ids: dict[str, int], counts: NDArray[np.int64]) -> set[str]:
+def _required_tokens(state: dict[str, Any], ids: dict[str, int], counts: NDArray[np.int64]) -> set[str]:
     """Return the tokens that are special, bytes, or single characters that are ASCII or occur."""
     prefix = state["model"].get("continuing_subword_prefix") or ""
     spelled = "BPE" in state["model"]["type"]  # a token of one character may be a byte

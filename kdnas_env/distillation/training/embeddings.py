@@ -82,7 +82,7 @@ def embedding_basis(workload: Workload, method: str) -> EmbeddingBasis:
         KDNASError: If the method is unknown.
     """
     if method not in ("pca", "token_means"):
-        raise KDNASError(f"embeddings {method!r} are not made from the teacher's; choose 'pca' or 'token_means'")
+        raise KDNASError(f"embeddings {method!r} are not derived from the teacher's; choose 'pca' or 'token_means'")
     tables = _teacher_tables(workload)
     mean, covariance = _embedding_moments(workload, tables)
     tables = EmbeddingBasis(tables.word - mean.float(), tables.position, tables.segment)

@@ -23,8 +23,8 @@ from kdnas_env.errors import KDNASError, is_out_of_memory
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.identity import check_same
-from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.progress import OnProgress
+from kdnas_env.support.quiet import quiet_transformers
 from kdnas_env.support.random_state import preserved_rng
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class FullKDSettings:
         by_epochs = None if samples is None or self.epochs is None else self.epochs * math.ceil(samples / batch_size)
         limits = [limit for limit in (by_epochs, self.max_steps) if limit is not None]
         if not limits:
-            raise KDNASError("a stream has no end, so that epochs cannot be counted; give max_steps")
+            raise KDNASError("a stream is endless, so epochs cannot be counted; give max_steps")
         return min(limits)
 
 
@@ -146,12 +146,12 @@ def distil(
         RunError: If a checkpoint belongs to another student or distillation, or the disk is full.
         torch.OutOfMemoryError: If memory does not suffice for a single sample.
     """
-    from kdnas_env.distillation.training.resuming import unwritten
+    from kdnas_env.distillation.training.resuming import write_failure
 
     if kd.kept is not None:
         if not isinstance(samples, CorpusSamples):
             raise KDNASError(
-                "the tokens of a smaller vocabulary are chosen by the whole text; distil its student without streaming"
+                "a smaller vocabulary is chosen from the whole text, which a stream does not offer; do not stream"
             )
         samples = samples.of(kd.workload)
     _check_identity(kd, settings, folder)
@@ -160,13 +160,13 @@ def distil(
             with preserved_rng(), quiet_transformers():
                 return _distil(kd, samples, settings, folder, teacher_in_loop, carried, on_progress, on_evaluation)
         except (MemoryError, RuntimeError, OSError) as error:
-            lost = unwritten(folder, error)
-            if lost is not None:
-                raise lost from error
+            failure = write_failure(folder, error)
+            if failure is not None:
+                raise failure from error
             if not is_out_of_memory(error) or 2 * settings.accumulation > kd.recipe.batch_size:
                 raise
         settings = replace(settings, accumulation=2 * settings.accumulation)
-        say(f"out of memory: going on with every batch in {settings.accumulation} parts")
+        say(f"out of memory: continuing with each batch in {settings.accumulation} parts")
         gc.collect()
 
 
@@ -288,7 +288,7 @@ def _check_identity(kd: MiniKD, settings: FullKDSettings, folder: Path) -> None:
         check_same(
             read_json(path),
             now,
-            f"the checkpoints in {str(folder)!r} are of something else",
+            f"the checkpoints in {str(folder)!r} belong to another distillation",
             "name another folder, or remove that one",
             since="they were written",
         )

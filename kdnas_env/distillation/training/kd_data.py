@@ -30,8 +30,8 @@ class Sample:
         ids: Token ids, int64 ``(tokens,)``.
         segments: Segments of the tokens, or None for all 0.
         rows: Rows of the tokens in the cache of the teacher's states, or None if the states are not cached.
-        places: If the student reads other tokens than the teacher: for each of the teacher's tokens, the one in ``ids``
-            that stands for it, int64 ``(teacher's tokens,)``.
+        places: If the student reads other tokens than the teacher: for each of the teacher's tokens, the index in
+            ``ids`` of the token that it is aligned with, int64 ``(teacher's tokens,)``.
         original: The teacher's tokens, if the student reads others.
     """
 
@@ -58,12 +58,12 @@ class CorpusSamples(Dataset[Sample]):
         return len(self.sample_ids)
 
     def __getitem__(self, index: int) -> Sample:
-        sample, respelled = self.sample_ids[index : index + 1], self.workload.respelled
+        sample, retokenised = self.sample_ids[index : index + 1], self.workload.retokenised
         return replace(
             _tokens_of(self.workload.corpus, sample),
             rows=self.workload.cache.token_rows(sample) if self.cached else None,
-            places=None if respelled is None else respelled.rows(sample),
-            original=None if respelled is None else _tokens_of(respelled.original, sample),
+            places=None if retokenised is None else retokenised.rows(sample),
+            original=None if retokenised is None else _tokens_of(retokenised.original, sample),
         )
 
     def of(self, workload: Workload) -> CorpusSamples:

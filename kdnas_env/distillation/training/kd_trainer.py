@@ -180,7 +180,7 @@ class KDTrainer(ResumableTrainer):
         return self.order
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Do a step; at intervals, yield the cores to a latency probe and check that all losses were finite."""
+        """Do a step; at intervals, let a latency probe use the CPU, and check that all losses were finite."""
         if self.state.global_step % _CHECKED_EVERY == 0:
             self.cores.close()
             self.cores.enter_context(training_lock())
@@ -302,4 +302,4 @@ def read_curve(folder: Path) -> list[dict[str, float]]:
             return curve
     except (OSError, ValueError, TypeError, KeyError):
         pass
-    raise RunError(f"the learning curve {str(path)!r} is damaged; remove it to start it anew")
+    raise RunError(f"the learning curve {str(path)!r} is damaged; remove it to begin a new one")

@@ -102,11 +102,13 @@ class MiniKD:
         teacher = workload.teacher
         pairs = map_layers(recipe.mapping, student.num_hidden_layers, teacher.architecture.num_hidden_layers)
         self.recipe, self.fidelity = recipe, fidelity
-        # The closed forms of the start are those of the whole vocabulary, of which the student keeps a part.
+        # The student is initialised with the whole vocabulary; a smaller one is applied afterwards.
         self._whole, self.workload = workload, workload.of_vocabulary(student.vocabulary)
         self.train = workload.subset(fidelity.data_fraction, fidelity.seed)
         self.heldout = workload.heldout[: recipe.heldout_samples]
-        self.encoder = self._started(student, basis) if start is None else self._packed(student, start, self.workload)
+        self.encoder = (
+            self._initialised(student, basis) if start is None else self._packed(student, start, self.workload)
+        )
         if not recipe.train_embeddings:
             # Teachers of other types have no position tables to copy.
             _freeze_tables(self.encoder, words_only=not teacher.architecture.plain)
@@ -115,9 +117,9 @@ class MiniKD:
         self._dropout = Dropout(recipe.dropout, _generator(fidelity.seed, _DROPOUT, workload.device))
         self._width = student.hidden_size
         self._precision = precision
-        self._starting_seconds = time.perf_counter() - began
+        self._initialisation_seconds = time.perf_counter() - began
 
-    def _started(self, student: StudentConfig, basis: EmbeddingBasis | None) -> PackedEncoder:
+    def _initialised(self, student: StudentConfig, basis: EmbeddingBasis | None) -> PackedEncoder:
         workload, recipe = self._whole, self.recipe
         teacher = workload.teacher
         model = build_student(student, teacher.architecture, seed=self.fidelity.seed, special=special_tokens(teacher))
@@ -145,7 +147,7 @@ class MiniKD:
             FloatingPointError: If a loss is not finite.
             torch.OutOfMemoryError: If the device's memory is too small.
         """
-        began = time.perf_counter() - self._starting_seconds
+        began = time.perf_counter() - self._initialisation_seconds
         train = self.fit() if self.objective.solved else None
         start = None if train is None else train.unexplained
         yield self._result(0, train, began)
@@ -173,8 +175,8 @@ class MiniKD:
     def export(self) -> Any:
         """Return the student as a transformers encoder with the teacher's whole vocabulary, on the CPU, in eval mode.
 
-        This is the trained model itself, not a copy; call it last. Of a smaller vocabulary only the rows of the tokens
-        in :attr:`kept` matter; :func:`kdnas_env.distillation.student.folder.save_student` keeps these.
+        This is the trained model itself, not a copy; call it last. With a smaller vocabulary, only the rows of the
+        tokens in :attr:`kept` are trained; :func:`kdnas_env.distillation.student.folder.save_student` keeps these.
         """
         model = self.encoder.write_back()
         model.requires_grad_(True)
@@ -183,17 +185,17 @@ class MiniKD:
     @property
     def kept(self) -> NDArray[np.int64] | None:
         """Ids of the tokens of the student's vocabulary, ascending, int64; None for all of the teacher's."""
-        return None if self.workload.respelled is None else self.workload.respelled.kept
+        return None if self.workload.retokenised is None else self.workload.retokenised.kept
 
     def _make_objective(self, recipe: Recipe, pairs: Sequence[LayerPair], width: int) -> Objective:
         workload = self.workload
         if recipe.objective == "relations":
             if not self.encoder.layers:
                 raise SpaceError("a student of 0 layers has no relations between tokens; use objective 'hidden_states'")
-            if workload.respelled is not None:
+            if workload.retokenised is not None:
                 raise SpaceError(
-                    "a student of a smaller vocabulary has other tokens than its teacher, whose relations it cannot "
-                    "learn; use objective 'hidden_states'"
+                    "a student with a smaller vocabulary has other tokens than its teacher, so it cannot learn the "
+                    "relations between the teacher's tokens; use objective 'hidden_states'"
                 )
             return RelationObjective(workload, self.encoder)
         return HiddenStateObjective(

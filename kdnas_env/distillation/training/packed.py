@@ -135,7 +135,7 @@ class Dropout:
 
     def __init__(self, probability: float = 0.0, generator: torch.Generator | None = None) -> None:
         if not 0 <= probability < 1:
-            raise ValueError(f"dropout is {probability}; expected a share in [0, 1)")
+            raise ValueError(f"dropout is {probability}; expected a number in [0, 1)")
         self.probability = probability
         self._generator = generator
 

@@ -46,12 +46,12 @@ def _readable(checkpoint: str | None) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         raise RunError(
-            f"the checkpoint {checkpoint!r} cannot be read: {one_line(error)}; remove it to go on from the one before"
+            f"the checkpoint {checkpoint!r} cannot be read: {one_line(error)}; remove it to resume from the one before"
         ) from error
 
 
-def unwritten(folder: Path, error: Exception) -> RunError | None:
-    """Convert a training error to a RunError if it means that checkpoints cannot be written; else return None.
+def write_failure(folder: Path, error: Exception) -> RunError | None:
+    """Return a RunError for a training error that means that checkpoints cannot be written; None for other errors.
 
     Args:
         folder: Folder of the checkpoints.
@@ -60,7 +60,7 @@ def unwritten(folder: Path, error: Exception) -> RunError | None:
     if not isinstance(error, OSError) and "PytorchStreamWriter" not in str(error):
         return None
     return RunError(
-        f"checkpoints cannot be written to {str(folder)!r}: {one_line(error)}; free some space there, and go on"
+        f"checkpoints cannot be written to {str(folder)!r}: {one_line(error)}; free some space there, and resume"
     )
 
 
@@ -71,13 +71,13 @@ def last_checkpoint(folder: Path) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
-def tell_going_on(folder: Path, progress: Progress, part: str = "") -> None:
-    """Say after which step a training goes on, where one was stopped.
+def report_resumption(folder: Path, progress: Progress, part: str = "") -> None:
+    """Report the step after which an interrupted training resumes, if there is one.
 
     Args:
-        folder: Folder of its checkpoints.
-        progress: Receives it.
-        part: Name of the training, where it is one of several that follow each other.
+        folder: Folder of the checkpoints.
+        progress: Receives the message.
+        part: Name of the training, if several follow each other.
     """
     done = []
     for path in folder.glob(f"checkpoint-*/{STATE}"):
@@ -86,7 +86,7 @@ def tell_going_on(folder: Path, progress: Progress, part: str = "") -> None:
             done.append((int(state["global_step"]), int(state["max_steps"])))
     if done:
         step, steps = max(done)
-        progress.say(f"goes on after step {step} of {steps}{part and f' ({part})'}")
+        progress.say(f"resuming after step {step} of {steps}{part and f' ({part})'}")
 
 
 def clear_checkpoints(folder: Path) -> None:

@@ -52,15 +52,15 @@ def slice_layers(encoder: PackedEncoder, workload: Workload, samples: NDArray[np
     terms = score_terms(teacher.model)
     batches = list(workload.batches(measuring_batches(workload.corpus, samples)))
     student = [encoder.embed(batch.packed) for batch in batches]
-    started: set[nn.Linear] = set()
+    initialised: set[nn.Linear] = set()
     pairs = map_layers("skip", len(encoder.layers), len(teacher_layers))
     attended = _attended_states(
         workload, batches, {pair.teacher[0] - 1: teacher_layers[pair.teacher[0] - 1] for pair in pairs}
     )
     for layer, pair in zip(encoder.layers, pairs, strict=True):
-        if layer.query in started:
+        if layer.query in initialised:
             break
-        started.add(layer.query)
+        initialised.add(layer.query)
         index = pair.teacher[0] - 1
         source = teacher_layers[index]
         states = [workload.states((index,), batch.rows) for batch in batches]

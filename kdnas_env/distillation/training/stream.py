@@ -44,7 +44,7 @@ class StreamedSamples(IterableDataset[Sample]):
         without: Keys of texts to leave out; see :class:`kdnas_env.distillation.text.samples.Samples`.
 
     Raises:
-        CorpusError: If the source cannot be read, or holds no text.
+        CorpusError: If the source cannot be read, or has no text.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class StreamedSamples(IterableDataset[Sample]):
                 for index in rng.permutation(len(whole)):
                     yield from whole[index]
             if empty:
-                raise CorpusError(f"corpus {self._source!r} holds no text beyond what is held out; give more")
+                raise CorpusError(f"corpus {self._source!r} has no text besides the first rows; give more text")
 
     def _samples(self, epoch: int, rng: np.random.Generator) -> Iterator[Sample]:
         texts = self._texts(epoch, rng)
@@ -145,7 +145,7 @@ def head_corpus(
         **sampling: Further arguments of :class:`kdnas_env.distillation.text.corpus.Sampling`.
 
     Raises:
-        CorpusError: If the source cannot be read, or holds too little text.
+        CorpusError: If the source cannot be read, or has too little text.
     """
     stream = open_stream(source, config_name=config_name, split=split, text_columns=text_columns, layout=layout)
     with reading(source):

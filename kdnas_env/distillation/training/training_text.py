@@ -113,7 +113,7 @@ def prepare_text(
         stream = {**options}
         source, limit = stream.pop("source"), stream.pop("max_samples", None)
         if limit is not None:
-            raise KDNASError(f"max_samples is {limit}, but a stream is read to no end; leave it out, or do not stream")
+            raise KDNASError(f"max_samples is {limit}, but a stream is endless; leave it out, or do not stream")
         stream["layout"] = TextLayout(**{name: stream.pop(name) for name in LAYOUT_OPTIONS if name in stream})
         rows = _START_SAMPLES + round(heldout_samples / _HEAD_SHARE)
         text = head_corpus(source, teacher.tokenizer, rows=rows, without=keys, **whole, **stream)

@@ -19,7 +19,7 @@ from kdnas_env.distillation.student.layers import SLICED_TYPES
 from kdnas_env.distillation.teacher.cache import HiddenStateCache, open_cache, read_rows
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus, load_corpus, token_rows
-from kdnas_env.distillation.text.respelling import Respelled, respell
+from kdnas_env.distillation.text.retokenising import Retokenised, retokenise
 from kdnas_env.distillation.text.vocabulary import choose_tokens
 from kdnas_env.distillation.training.packed import PackedBatch, pack_samples
 from kdnas_env.distillation.training.recipe import Recipe
@@ -39,9 +39,9 @@ class TeachingBatch:
         packed: The tokens.
         rows: Rows of the tokens in the cache, int64 ``(tokens,)``; ignored if ``taught`` is given.
         taught: States of the teacher by layer, ``(tokens, hidden_size)`` each, if already computed.
-        places: If the student reads other tokens than the teacher: for each of the teacher's tokens, the one in
-            ``packed`` whose state is compared with it, int64 ``(teacher's tokens,)``.
-        original: The teacher's tokens, if the student reads others and the teacher is yet to read them.
+        places: If the student reads other tokens than the teacher: for each of the teacher's tokens, the index in
+            ``packed`` of the token that it is aligned with, int64 ``(teacher's tokens,)``.
+        original: The teacher's tokens, if the student reads other tokens and the teacher's states are not computed yet.
     """
 
     packed: PackedBatch
@@ -67,7 +67,7 @@ class Workload:
         heldout: Held-out samples, int64.
         device: Device on which students are trained.
         trimmed: Whether the vocabulary in training is reduced to the tokens that occur.
-        respelled: The corpus in the tokens of a smaller vocabulary, if students have one; see
+        retokenised: The corpus in the tokens of a smaller vocabulary, if students have one; see
             :meth:`of_vocabulary`.
     """
 
@@ -78,7 +78,7 @@ class Workload:
     heldout: NDArray[np.int64]
     device: torch.device
     trimmed: bool = True
-    respelled: Respelled | None = None
+    retokenised: Retokenised | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -134,10 +134,10 @@ class Workload:
         return self._kept[vocabulary]
 
     def of_vocabulary(self, vocabulary: int) -> Workload:
-        """Return the workload of students of a smaller vocabulary; of the whole one, this workload.
+        """Return the workload of students with a smaller vocabulary; this workload for the whole vocabulary.
 
-        Its corpus is in the tokens of the students, with the ids of the whole vocabulary, and its batches say which of
-        these tokens stands for each of the teacher's.
+        Its corpus is in the tokens of the students, with the ids of the whole vocabulary. Its batches align each of the
+        teacher's tokens with one of these tokens.
 
         Raises:
             SpaceError: See :meth:`kept_tokens`.
@@ -145,28 +145,30 @@ class Workload:
         kept = self.kept_tokens(vocabulary)
         if kept is None:
             return self
-        if vocabulary not in self._respelled:
-            self._respelled[vocabulary] = self.in_tokens(kept)
-        return self._respelled[vocabulary]
+        if vocabulary not in self._retokenised:
+            self._retokenised[vocabulary] = self.in_tokens(kept)
+        return self._retokenised[vocabulary]
 
     def in_tokens(self, kept: NDArray[np.int64]) -> Workload:
-        """Return the workload of students that know these tokens."""
+        """Return the workload of students with these tokens."""
         teacher = self.teacher
-        respelled = respell(self.corpus, teacher.tokenizer, kept, longest=teacher.architecture.max_length)
-        return replace(self, corpus=respelled.corpus, respelled=respelled)
+        retokenised = retokenise(self.corpus, teacher.tokenizer, kept, longest=teacher.architecture.max_length)
+        return replace(self, corpus=retokenised.corpus, retokenised=retokenised)
 
     @cached_property
     def _kept(self) -> dict[int, NDArray[np.int64]]:
         return {}
 
     @cached_property
-    def _respelled(self) -> dict[int, Workload]:
+    def _retokenised(self) -> dict[int, Workload]:
         return {}
 
     def batches(self, plan: Sequence[NDArray[np.int64]]) -> Iterator[TeachingBatch]:
         """Yield the batches of a plan of sample ids; tokens are numbered by their index in ``vocabulary``."""
         for samples in plan:
-            places = None if self.respelled is None else torch.from_numpy(self.respelled.rows(samples)).to(self.device)
+            places = (
+                None if self.retokenised is None else torch.from_numpy(self.retokenised.rows(samples)).to(self.device)
+            )
             yield TeachingBatch(self.packed(samples), self.cache.token_rows(samples), places=places)
 
     def packed(self, samples: NDArray[np.int64]) -> PackedBatch:
@@ -177,7 +179,7 @@ class Workload:
         """Return the teacher's states of a batch, like :meth:`states`."""
         if batch.taught is None:
             return self.states(layers, batch.rows)
-        return _side_by_side(batch.taught, layers)
+        return _concatenated(batch.taught, layers)
 
     def states(self, layers: Sequence[int], rows: NDArray[np.int64]) -> Tensor:
         """Read the teacher's states with concatenated layers, float32 ``(tokens, len(layers) * hidden_size)``.
@@ -191,7 +193,7 @@ class Workload:
         else:
             places = torch.from_numpy(rows).to(self.device)
             parts = {layer: self._resident[layer].index_select(0, places) for layer in set(layers)}
-        return _side_by_side(parts, layers)
+        return _concatenated(parts, layers)
 
     def cached(self, layer: int, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Read the states of one layer in the dtype of the cache, ``(tokens, hidden_size)``.
@@ -289,7 +291,7 @@ def read_text(corpus: str | Mapping[str, Any], recipe: Recipe, tokenizer: Any) -
     """
     options: dict[str, Any] = {"source": corpus} if isinstance(corpus, str) else dict(corpus)
     if "source" not in options:
-        raise CorpusError(f"the corpus {options!r} names no source; give a name, folder or file under 'source'")
+        raise CorpusError(f"the corpus {options!r} has no source; give a name, folder or file under 'source'")
     options.setdefault("min_samples", max(recipe.batch_size, _SMALLEST_CORPUS))
     try:
         return load_corpus(options.pop("source"), tokenizer, **options)
@@ -298,7 +300,7 @@ def read_text(corpus: str | Mapping[str, Any], recipe: Recipe, tokenizer: Any) -
 
 
 def as_taught(text: Corpus, recipe: Recipe, tokenizer: Any) -> Corpus:
-    """Return a corpus as teacher and students see it: masked if the recipe says so."""
+    """Return a corpus as teacher and students read it: masked if the recipe asks for it."""
     if not recipe.mask_probability:
         return text
     from kdnas_env.distillation.text.corpus import corrupt_corpus
@@ -306,7 +308,7 @@ def as_taught(text: Corpus, recipe: Recipe, tokenizer: Any) -> Corpus:
     return corrupt_corpus(text, tokenizer, recipe.mask_probability, text.report.seed)
 
 
-def _side_by_side(parts: Mapping[int, Tensor], layers: Sequence[int]) -> Tensor:
+def _concatenated(parts: Mapping[int, Tensor], layers: Sequence[int]) -> Tensor:
     """Concatenate the states of some layers, float32."""
     # Converted first, because automatic mixed precision on the CPU cannot concatenate float16.
     states = [parts[layer].float() for layer in layers]

@@ -10,7 +10,7 @@ import tyro
 
 from kdnas_env.pipeline.bench.submit import WrittenSearches
 from kdnas_env.pipeline.options import options_of
-from kdnas_env.support.libraries import require
+from kdnas_env.support.packages import require
 
 if TYPE_CHECKING:
     from kdnas_env.pipeline.bench.race import RaceResults

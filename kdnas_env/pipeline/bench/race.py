@@ -16,8 +16,8 @@ from kdnas_env.bench.race_page import race_page
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import standings_tex, summarise
 from kdnas_env.bench.truth import TARGETS, Truth
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.options import OutOption, options_of
 from kdnas_env.pipeline.work import Finished, working

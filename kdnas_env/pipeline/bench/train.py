@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import gymnasium as gym
 import tyro
 
-from kdnas_env.envs.tasks import SPLITS, TasksEnv
+from kdnas_env.envs.task_distribution import SPLITS, TasksEnv
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.options import options_of
 from kdnas_env.searching.registry import agent_class, agent_names

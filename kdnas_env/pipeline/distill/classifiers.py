@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdnas_env.distillation.student.folder import read_lineage
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
-from kdnas_env.distillation.training.resuming import tell_going_on
+from kdnas_env.distillation.training.resuming import report_resumption
 from kdnas_env.errors import RunError
 from kdnas_env.exporting.classifier import save_classifier
 from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
@@ -19,10 +19,10 @@ from kdnas_env.tasks.data import load_task, read_unlabelled
 from kdnas_env.tasks.distilling import STAGES, TaskDistillationSettings, Texts, distil_task
 from kdnas_env.tasks.finetuning import FinetuneSettings
 from kdnas_env.tasks.heads import NATIVE
-from kdnas_env.tasks.kept_tensors import key_of
 from kdnas_env.tasks.scores import TaskScore, score_predictions
 from kdnas_env.tasks.specs import TaskData, unlabelled_source
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
+from kdnas_env.tasks.tensor_cache import key_of
 
 _TAUGHT = "task teacher"
 _STEPS = dict(zip(STAGES, ("steps on soft labels", "steps on labels too"), strict=True))
@@ -123,7 +123,7 @@ class TaskWork:
         pieces, distilling = Pieces(progress), f"distilling {self.task.name} into {name_of(folder, student)}"
         pieces.begin(distilling)
         for stage in STAGES:
-            tell_going_on(checkpoints / key[:16] / stage, progress, stage)
+            report_resumption(checkpoints / key[:16] / stage, progress, stage)
         distilled = distil_task(
             encoder.model,
             encoder.tokenizer,

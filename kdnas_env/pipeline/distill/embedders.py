@@ -20,7 +20,7 @@ from kdnas_env.pipeline.work import name_of
 from kdnas_env.support.progress import Pieces, Progress
 from kdnas_env.support.untrusted import shown
 from kdnas_env.tasks.embedding import STAGES, EmbeddingSettings, distil_embedder, split_texts
-from kdnas_env.tasks.kept_tensors import key_of
+from kdnas_env.tasks.tensor_cache import key_of
 from kdnas_env.tasks.vectors import EmbeddingTeacher, embedding_teacher
 
 _STAGES = dict(zip(STAGES, ("head in closed form", "steps of the training", "scoring"), strict=True))

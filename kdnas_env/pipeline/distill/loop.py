@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from kdnas_env.core.architecture import FULL, StudentConfig
 from kdnas_env.distillation.student.folder import Lineage, read_lineage, save_student
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
-from kdnas_env.distillation.text.corpus_report import tell
+from kdnas_env.distillation.text.corpus_report import report_corpus
 from kdnas_env.distillation.training.embeddings import EmbeddingBases
 from kdnas_env.distillation.training.full_kd import FullKDResult, FullKDSettings, distil
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import Recipe, changed, full_recipe, resolve_recipe
-from kdnas_env.distillation.training.resuming import tell_going_on
+from kdnas_env.distillation.training.resuming import report_resumption
 from kdnas_env.distillation.training.training_text import TrainingText, prepare_text
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.student import distilled_card
@@ -113,7 +113,7 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
             notes = (*teacher.notes, *corpus.report.notes(teacher.tokenizer.model_max_length))
             work.begin({"teacher": teacher.fingerprint, "corpus": corpus.fingerprint})
             if is_main_process():
-                tell(corpus.report, teacher.tokenizer.model_max_length, progress)
+                report_corpus(corpus.report, teacher.tokenizer.model_max_length, progress)
             distillation = _Distillation(options, search, text, progress)
             for student in missing:
                 distillation.distil(student)
@@ -295,7 +295,7 @@ class _Distillation:
         checkpoints = folder / "checkpoints"
         self.progress.begin(f"{DISTILLING} {student.name}: {student.config}")
         if is_main_process():
-            tell_going_on(checkpoints, self.progress)
+            report_resumption(checkpoints, self.progress)
         try:
             result = distil(
                 kd,

@@ -75,7 +75,19 @@ class DistilledStudent:
 
 
 @dataclass(frozen=True)
-class DistilledClassifier:
+class _MadeFromStudent:
+    """A model that was made from a student, in a folder beside the student's."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the student that it was made from: of the folder that holds both."""
+        return self.folder.resolve().parent.name
+
+
+@dataclass(frozen=True)
+class DistilledClassifier(_MadeFromStudent):
     """A student that learnt a task.
 
     Attributes:
@@ -83,13 +95,7 @@ class DistilledClassifier:
         record: Its record: its task, its score and that of its teacher.
     """
 
-    folder: Path
     record: ClassifierRecord = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        """Name of the student that it was made from: of the folder that holds both."""
-        return self.folder.resolve().parent.name
 
     def model(self) -> PreTrainedModel:
         """Load it, as a classifier of transformers."""
@@ -100,7 +106,7 @@ class DistilledClassifier:
 
 
 @dataclass(frozen=True)
-class DistilledEmbedder:
+class DistilledEmbedder(_MadeFromStudent):
     """A student that learnt to embed texts.
 
     Attributes:
@@ -108,13 +114,7 @@ class DistilledEmbedder:
         record: Its record: its scores and its origin.
     """
 
-    folder: Path
     record: EmbedderRecord = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        """Name of the student that it was made from: of the folder that holds both."""
-        return self.folder.resolve().parent.name
 
     def model(self) -> Any:
         """Load it, as a ``SentenceTransformer``."""

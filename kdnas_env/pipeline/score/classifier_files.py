@@ -20,7 +20,7 @@ from kdnas_env.support.progress import Progress
 from kdnas_env.tasks.encoding import resolve_device
 from kdnas_env.tasks.scores import mean_share, task_metric
 from kdnas_env.tasks.specs import TaskData
-from kdnas_env.tasks.teacher import TaskTeacher, kept_task_teacher
+from kdnas_env.tasks.teacher import TaskTeacher, cached_task_teacher
 
 
 class ClassifierExports(Exports):
@@ -65,7 +65,7 @@ class ClassifierExports(Exports):
             key = record.teacher["fingerprint"]
             if key not in taught:
                 encoder = load_teacher(record.teacher["name"], device=str(resolve_device(device)))
-                taught[key] = kept_task_teacher(
+                taught[key] = cached_task_teacher(
                     encoder, task, key, record.max_length, device=device, cache_dir=cache_dir
                 )
         return cls(models, task, [taught[record.teacher["fingerprint"]] for record in records], cache_dir)

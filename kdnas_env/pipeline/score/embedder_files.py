@@ -19,8 +19,8 @@ from kdnas_env.pipeline.score.files import Exports, is_export
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.progress import Progress
 from kdnas_env.tasks.encoding import resolve_device
-from kdnas_env.tasks.kept_tensors import key_of
 from kdnas_env.tasks.specs import TaskData
+from kdnas_env.tasks.tensor_cache import key_of
 from kdnas_env.tasks.vectors import EmbeddingTeacher, embedding_teacher
 
 

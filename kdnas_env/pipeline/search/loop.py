@@ -13,7 +13,7 @@ import gymnasium as gym
 from kdnas_env.core.constraints import ConstrainedReward, Constraints
 from kdnas_env.core.evaluation import EpochReport, Evaluation
 from kdnas_env.distillation.student.folder import read_projection
-from kdnas_env.distillation.text.corpus_report import tell
+from kdnas_env.distillation.text.corpus_report import report_corpus
 from kdnas_env.distillation.training.recipe import GCV, TOKENS_PER_INPUT
 from kdnas_env.envs.assemble import SearchSettings, assemble, make_env
 from kdnas_env.envs.book import Book, Record
@@ -56,7 +56,7 @@ def search_in(
     mini_kd = MiniKDEvaluator(settings.mini_kd, progress=progress, best=kept)
     teacher, corpus = mini_kd.workload.teacher, mini_kd.workload.corpus
     work.begin({**mini_kd.fingerprints, "workload": mini_kd.fingerprint}, corpus=corpus.report.to_dict())
-    tell(corpus.report, teacher.tokenizer.model_max_length, progress)
+    report_corpus(corpus.report, teacher.tokenizer.model_max_length, progress)
     _warn_of_few_tokens(mini_kd, settings, progress)
     with ExitStack() as stack:
         evaluator, pool = assemble(settings, mini_kd, in_workers=not options.in_this_process)

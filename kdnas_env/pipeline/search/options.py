@@ -27,7 +27,7 @@ from kdnas_env.pipeline.options import (
 )
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.checks import check_number, check_whole
-from kdnas_env.support.libraries import require
+from kdnas_env.support.packages import require
 from kdnas_env.tasks.own import OwnTask
 from kdnas_env.tasks.specs import EMBEDDING
 

@@ -339,7 +339,7 @@ def _estimating(progress: Progress, what: str, clock: Callable[[], float] = time
         if began is None:
             began = clock(), done
             if done:
-                progress.say(f"{done} of {total} {what} are there already")
+                progress.say(f"{done} of {total} {what} are already done")
         elif done - began[1] == TELLING:
             seconds = clock() - began[0]
             progress.say(

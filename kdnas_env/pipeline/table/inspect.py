@@ -18,7 +18,7 @@ from kdnas_env.bench.truth import Truth
 from kdnas_env.core.evaluation import Evaluation, Fidelity
 from kdnas_env.core.pareto import pareto_front
 from kdnas_env.core.reward import KDReward
-from kdnas_env.envs.task import Task
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.support.checks import check_whole

@@ -19,7 +19,7 @@ import numpy as np
 
 from kdnas_env.core.choices import ORDERED
 from kdnas_env.errors import TableError
-from kdnas_env.support.kept import kept, read_whole
+from kdnas_env.support.disk_cache import cached, read_intact
 from kdnas_env.support.untrusted import restore, shown
 from kdnas_env.tables.archive import read_archive, write_archive
 from kdnas_env.tables.storage import FITS, described_kind, load_table, table_path
@@ -149,7 +149,7 @@ def _fit_of(tables: Sequence[Table]) -> _Fit:
 
 @lru_cache(maxsize=8)
 def _fitted(fit: _Fit) -> Surrogate:
-    surrogate = read_whole(FITS / fit.name, read_surrogate) or kept(
+    surrogate = read_intact(FITS / fit.name, read_surrogate) or cached(
         fit.name, read_surrogate, lambda: Surrogate.fit(*fit.tables), write_surrogate
     )
     for array in surrogate.arrays.values():

@@ -30,10 +30,10 @@ from kdnas_env.agents.sb3.agent import (
     QRDQNAgent,
     RecurrentPPOAgent,
     SB3Agent,
+    SB3Config,
     TRPOAgent,
 )
-from kdnas_env.agents.sb3.config import SB3Config
-from kdnas_env.agents.sb3.episodes import OneByOne, OneShot, Remembered, build_candidates, closed_points, ranked
+from kdnas_env.agents.sb3.episodes import LastChoice, OneByOne, OneShot, build_candidates, closed_points, ranked
 from kdnas_env.agents.sb3.learners import Learner, seeded_globals, undone_if_diverged
 from kdnas_env.core.grid import Grid
 from kdnas_env.errors import DependencyError, KDNASError
@@ -360,7 +360,7 @@ counts = st.lists(st.integers(1, 6), min_size=1, max_size=4).map(np.array)
 def test_observations_tell_the_choices_before_and_nothing_else(nvec: np.ndarray, seed: int) -> None:
     rng = np.random.default_rng(seed)
     actions, others = rng.integers(nvec, size=(2, 7, len(nvec)))
-    for episodes in (OneShot(nvec), OneByOne(nvec), Remembered(nvec)):
+    for episodes in (OneShot(nvec), OneByOne(nvec), LastChoice(nvec)):
         for step in range(episodes.steps):
             seen = episodes.observe(actions, step)
             assert seen.shape == (7, episodes.width)
@@ -369,7 +369,7 @@ def test_observations_tell_the_choices_before_and_nothing_else(nvec: np.ndarray,
             changed = np.concatenate([actions[:, :step], others[:, step:]], axis=1)
             assert (episodes.observe(changed, step) == seen).all()
     for step in range(len(nvec)):
-        seen, remembered = OneByOne(nvec).observe(actions, step), Remembered(nvec).observe(actions, step)
+        seen, remembered = OneByOne(nvec).observe(actions, step), LastChoice(nvec).observe(actions, step)
         parts = np.split(seen, np.cumsum(nvec), axis=1)
         assert (parts[-1].argmax(axis=1) == step).all()
         for axis, part in enumerate(parts[:-1]):

@@ -12,10 +12,10 @@ from stable_baselines3.common import logger
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import NStepReplayBuffer, RolloutBuffer
 
-from kdnas_env.agents.sb3.episodes import OneByOne, OneShot, Remembered, SpacesEnv
+from kdnas_env.agents.sb3.episodes import LastChoice, OneByOne, OneShot, SpacesEnv
 from kdnas_env.core.grid import Grid
 
-EPISODES = {MaskablePPO: OneByOne, RecurrentPPO: Remembered, DQN: OneByOne, QRDQN: OneByOne}
+EPISODES = {MaskablePPO: OneByOne, RecurrentPPO: LastChoice, DQN: OneByOne, QRDQN: OneByOne}
 SMALL: dict[Any, dict[str, Any]] = {
     **{kind: {"n_steps": 2, "batch_size": 2} for kind in (PPO, TRPO, MaskablePPO, RecurrentPPO)},
     A2C: {"n_steps": 2},

@@ -165,7 +165,7 @@ def test_an_empty_student_has_finite_weights_and_usable_buffers(family: str, wor
         ({"num_attention_heads": 5}, "5 heads do not divide hidden_size 24"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0; expected 1 to"),
         ({"num_hidden_layers": -1}, "num_hidden_layers is -1; expected 0 to"),
-        ({"family": "roberta", "embedding_size": 8}, "a roberta has no factorised embeddings"),
+        ({"family": "roberta", "embedding_size": 8}, "has factorised embeddings, which kdnas cannot build for roberta"),
         ({"hidden_act": "step"}, "unknown activation 'step'; transformers knows"),
         ({"family": "gpt2"}, "unknown student family 'gpt2'; choose from"),
     ],

@@ -59,13 +59,13 @@ def test_a_student_of_a_smaller_vocabulary_is_written_with_its_tokens(
 
     tokenizer, lineage = workload.teacher.tokenizer, read_lineage(folder)
     assert lineage is not None
-    respelled = workload.of_vocabulary(workload.teacher.architecture.vocab_size - 15).respelled
-    assert respelled is not None
+    retokenised = workload.of_vocabulary(workload.teacher.architecture.vocab_size - 15).retokenised
+    assert retokenised is not None
     model = build_student(plain_kd.tiny_student(), workload.teacher.architecture, seed=3)
     words = model.embeddings.word_embeddings.weight.detach().clone()
-    save_student(tmp_path / "cut", model, tokenizer, "card", lineage, kept=respelled.kept)
+    save_student(tmp_path / "cut", model, tokenizer, "card", lineage, kept=retokenised.kept)
     written, own = load_student(tmp_path / "cut"), AutoTokenizer.from_pretrained(tmp_path / "cut")
-    assert torch.equal(written.embeddings.word_embeddings.weight, words[respelled.kept])
+    assert torch.equal(written.embeddings.word_embeddings.weight, words[retokenised.kept])
     # The tokenizer reads a text as the student was trained on it.
     text, corpus = tiny_teachers.sentences()[0], workload.corpus
     whole = tokenizer(text)["input_ids"]
@@ -74,8 +74,8 @@ def test_a_student_of_a_smaller_vocabulary_is_written_with_its_tokens(
         for place in range(len(corpus))
         if corpus.input_ids[corpus.offsets[place] : corpus.offsets[place + 1]].tolist() == whole
     )
-    ids = respelled.corpus.input_ids[slice(*respelled.corpus.offsets[index:][:2])]
-    assert respelled.kept[own(text)["input_ids"]].tolist() == ids.tolist()
+    ids = retokenised.corpus.input_ids[slice(*retokenised.corpus.offsets[index:][:2])]
+    assert retokenised.kept[own(text)["input_ids"]].tolist() == ids.tolist()
 
 
 def test_a_folder_of_another_model_has_neither_lineage_nor_projection(tiny_teacher_dirs: dict[str, Path]) -> None:

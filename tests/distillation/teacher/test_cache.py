@@ -524,7 +524,7 @@ def test_a_corpus_of_another_tokenizer(
     teacher: Teacher, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path: Path
 ) -> None:
     foreign = load_corpus(tiny_corpus_file, load_teacher(tiny_teacher_dirs["roberta"]).tokenizer)
-    with pytest.raises(CacheError, match=r"token id \d+, but teacher .* knows only 125"):
+    with pytest.raises(CacheError, match=r"token id \d+, but teacher .* has only 125 tokens"):
         open_cache(teacher, foreign, tmp_path)
 
 
@@ -532,7 +532,7 @@ def test_a_corpus_longer_than_the_teacher(teacher: Teacher, tmp_path: Path) -> N
     path = tmp_path / "corpus.txt"
     path.write_text("\n".join(f"{text} {' '.join(TEXTS[:12])}" for text in TEXTS))
     corpus = load_corpus(path, tiny_teachers.build_tokenizer("bert"), max_length=80)
-    with pytest.raises(CacheError, match=r"a sample of 80 tokens, but teacher .* takes at most 66"):
+    with pytest.raises(CacheError, match=r"a sample of 80 tokens, but teacher .* reads at most 66"):
         open_cache(teacher, corpus, tmp_path)
 
 

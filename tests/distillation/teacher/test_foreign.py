@@ -23,9 +23,9 @@ from kdnas_env.testing.teachers import TeacherConformance
 from kdnas_env.testing.tiny_encoders import TINY_ENCODERS, save_tiny_encoder, tiny_texts
 
 REFUSED = {
-    "convbert": r"'convbert' depend on the padding behind a text .*; choose a teacher of another type",
-    "fnet": r"'fnet' depend on the padding behind a text",
-    "nystromformer": r"'nystromformer' depend on the padding behind a text",
+    "convbert": r"'convbert' depend on the padding after a text .*; choose a teacher of another type",
+    "fnet": r"'fnet' depend on the padding after a text",
+    "nystromformer": r"'nystromformer' depend on the padding after a text",
     "bart": r"'bart' is encoder and decoder, and transformers has no class for its encoder alone",
 }
 
@@ -88,7 +88,7 @@ def test_a_padding_token_is_chosen_and_said(tiny: TinyFolders) -> None:
     assert teacher.tokenizer.pad_token == "<|endoftext|>"
     assert teacher.architecture.pad_token_id == teacher.tokenizer.pad_token_id
     assert teacher.notes == (
-        f"the tokenizer of teacher {str(tiny['qwen3'])!r} has no padding token; '<|endoftext|>' serves as one",
+        f"the tokenizer of teacher {str(tiny['qwen3'])!r} has no padding token; '<|endoftext|>' is used instead",
     )
     assert load_teacher(tiny["mpnet"]).notes == ()
 
@@ -186,7 +186,7 @@ def test_a_configuration_of_more_than_the_weights_is_refused(tiny: TinyFolders, 
     folder = save_with_tokenizer(load_teacher(tiny["modernbert"]).model, tiny["modernbert"], tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 10**8}))
-    with pytest.raises(TeacherError, match=r"they hold .* bytes, and config.json describes 3,2.* parameters"):
+    with pytest.raises(TeacherError, match=r"they have .* bytes, but config.json describes 3,2.* parameters"):
         load_teacher(folder)
 
 

@@ -284,7 +284,7 @@ def test_unknown_teachers(load: Callable[[str], Any], name: str, message: str) -
         ({"model_type": "bert", "is_decoder": True}, "'bert' with is_decoder is a decoder"),
         ({"model_type": "bart"}, "'bart' is encoder and decoder, and transformers has no class for its encoder alone"),
         ({"model_type": "modernbert", "hidden_size": "x"}, "cannot be read|malformed"),
-        ({"model_type": "vit"}, "'vit' is no encoder of text"),
+        ({"model_type": "vit"}, "no text encoder of type 'vit'"),
         ({"model_type": "no-such-model"}, "configuration of teacher .* cannot be read.*no-such-model"),
         ({}, "configuration of teacher .* cannot be read"),
     ],
@@ -372,10 +372,10 @@ def larger_tokenizer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (remove_config, "holds no config.json"),
+        (remove_config, "has no config.json"),
         (spoil_config, "configuration of teacher .* cannot be read"),
         (only_pickled_weights, r"has no safetensors weights.*convert it once with .*save_pretrained"),
-        (cut_weights_short, "weights of teacher .* cannot be read.*cut short"),
+        (cut_weights_short, "weights of teacher .* cannot be read.*truncated"),
         (large_file_pointer, "weights of teacher .* cannot be read.*Git LFS pointer"),
         (one_layer_too_few, "lacks 16 of its encoder's weights, such as 'encoder.layer.3"),
         (
@@ -392,7 +392,7 @@ def larger_tokenizer(folder: Path) -> None:
         (heads_that_do_not_divide, "cannot teach: the teacher's 5 heads do not divide its hidden_size 32"),
         (remove_tokenizer, "has no tokenizer in"),
         (spoil_tokenizer, "tokenizer of teacher .* cannot be read"),
-        (larger_tokenizer, "makes ids up to 126, but the model embeds only 125"),
+        (larger_tokenizer, "produces ids up to 126, but the model has only 125 embeddings"),
     ],
 )
 def test_spoilt_folders(spoil: Callable[[Path], None], message: str, bert_copy: Path) -> None:
@@ -403,7 +403,7 @@ def test_spoilt_folders(spoil: Callable[[Path], None], message: str, bert_copy: 
 
 
 def test_a_file_is_not_a_teacher(bert_copy: Path) -> None:
-    with pytest.raises(TeacherError, match="is a file; name the folder"):
+    with pytest.raises(TeacherError, match="is a file; name a folder"):
         load_teacher(bert_copy / "model.safetensors")
 
 
@@ -493,7 +493,7 @@ def test_pickled_weights_beside_others_are_not_read(bert_copy: Path, tmp_path: P
 )
 def test_a_configuration_that_no_memory_holds_is_refused_at_once(changes: dict[str, int], bert_copy: Path) -> None:
     edit_json(bert_copy / "config.json", **changes)
-    with pytest.raises(TeacherError, match=r"cannot be read from .*; if the file is cut short"):
+    with pytest.raises(TeacherError, match=r"cannot be read from .*; if the file is truncated"):
         load_teacher(bert_copy)
     with pytest.raises(RunError, match="cannot be loaded"):
         load_student(bert_copy)

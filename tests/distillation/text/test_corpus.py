@@ -365,7 +365,7 @@ def test_the_text_column_is_found(row: dict[str, Any], column: str, tmp_path: Pa
         (("premise", "hypothesis", "label"), "not one column, or two"),
         (("premise", "premise"), "not one column, or two"),
         ((), "not one column, or two"),
-        ("label", "210 of 210 rows are of another type"),
+        ("label", "210 of 210 rows have another type"),
     ],
 )
 def test_wrong_columns_are_named(columns: Any, message: str, tmp_path: Path, tokenizer: Any) -> None:
@@ -450,11 +450,11 @@ def test_global_random_state_is_left_alone(tmp_path: Path, tokenizer: Any) -> No
         ("c.csv", b"text,label\n", "empty"),
         ("c.txt", b"\n\n\n", "0 usable samples of 3 rows \\(3 empty"),
         ("c.parquet", b"PAR1 cut short", r"cannot be read: Arrow"),
-        ("c.txt", bytes(range(128, 256)), "line 1 holds byte 0x80, which is no UTF-8; .*encoding"),
-        ("c.csv", bytes(range(128, 256)), "line 1 holds byte 0x80, which is no UTF-8; .*encoding"),
+        ("c.txt", bytes(range(128, 256)), "line 1 contains byte 0x80, which is not valid UTF-8; .*encoding"),
+        ("c.csv", bytes(range(128, 256)), "line 1 contains byte 0x80, which is not valid UTF-8; .*encoding"),
         ("c.jsonl", b'{"text": "a"}\nnot json\n', "row 2 cannot be read: JSONDecodeError"),
         ("c.csv", b"text\na\nb,c,d\n", "line 3 has 3 cells; expected 1"),
-        ("c.docx", b"PK", r"of no known kind; expected one of .*\.jsonl"),
+        ("c.docx", b"PK", r"unknown file type; expected one of .*\.jsonl"),
     ],
 )
 def test_unreadable_files_are_named(name: str, content: bytes, message: str, tmp_path: Path, tokenizer: Any) -> None:
@@ -467,7 +467,7 @@ def test_unreadable_files_are_named(name: str, content: bytes, message: str, tmp
 
 @pytest.mark.parametrize("source", ["missing.jsonl", "./missing", "/no/such/folder", "~/no-such-kdnas-folder", "a/b/c"])
 def test_a_source_that_is_not_there(source: str, tokenizer: Any) -> None:
-    with pytest.raises(CorpusError, match=f"{source!r} is not there: no such file or folder"):
+    with pytest.raises(CorpusError, match=f"{source!r} does not exist: no such file or folder"):
         load_corpus(source, tokenizer)
 
 
@@ -592,7 +592,7 @@ def test_pairs_of_rows_do_not_change_what_is_read_without(tmp_path: Path, tokeni
 
 def test_pairs_of_rows_of_pairs_are_refused(tmp_path: Path, tokenizer: Any) -> None:
     path = write_jsonl(tmp_path / "pairs.jsonl", [{"a": text, "b": text} for text in TEXTS])
-    with pytest.raises(CorpusError, match=r"read as pairs already; leave pair_fraction=0.5 at 0"):
+    with pytest.raises(CorpusError, match=r"already has pairs of texts; set pair_fraction=0.5 to 0"):
         load_corpus(path, tokenizer, text_columns=("a", "b"), pair_fraction=0.5)
     with pytest.raises(CorpusError, match=r"pair_fraction is 1.5; expected a number at least 0 and at most 1"):
         load_corpus(path, tokenizer, pair_fraction=1.5)
@@ -607,9 +607,9 @@ def test_text_that_is_no_utf8_within_a_file_is_told(tmp_path: Path, tokenizer: A
     lines[30] = b'{"text": "row \x98"}'
     path = tmp_path / "c.jsonl"
     path.write_bytes(b"\n".join(lines))
-    with pytest.raises(CorpusError, match=r"c\.jsonl, row 31 holds byte 0x98"):
+    with pytest.raises(CorpusError, match=r"c\.jsonl, row 31 contains byte 0x98"):
         load_corpus(path, tokenizer)
-    with pytest.raises(CorpusError, match=r"c\.jsonl, row 31 holds byte 0x98"):
+    with pytest.raises(CorpusError, match=r"c\.jsonl, row 31 contains byte 0x98"):
         head_corpus(str(path), tokenizer, rows=40)
 
 

@@ -95,5 +95,5 @@ def test_a_tokenizer_without_mask_token_is_refused(workload: Workload, tiny_teac
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
 def test_probabilities_out_of_range_are_refused(probability: float, workload: Workload) -> None:
-    with pytest.raises(CorpusError, match=r"the masking probability is .*; expected a share in \[0, 1\]"):
+    with pytest.raises(CorpusError, match=r"the masking probability is .*; expected a number in \[0, 1\]"):
         corrupt_corpus(workload.corpus, workload.teacher.tokenizer, probability, 0)

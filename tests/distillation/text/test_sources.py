@@ -52,7 +52,7 @@ def test_a_folder_is_that_folder_and_no_pattern(read: Any, tmp_path: Path) -> No
     write_lines(tmp_path / "data[1]" / "inner[x]" / "b.txt", "and this")
     assert sorted(read(tmp_path / "data[1]")) == ["and this", "this"]
     (tmp_path / "data[1]" / "a[1].txt").write_bytes(b"\xff\n")
-    with pytest.raises(CorpusError, match=r"data\[1\]/a\[1\]\.txt, line 1 holds byte 0xff"):
+    with pytest.raises(CorpusError, match=r"data\[1\]/a\[1\]\.txt, line 1 contains byte 0xff"):
         read(tmp_path / "data[1]")
 
 
@@ -106,7 +106,7 @@ def test_splits_of_a_folder(tmp_path: Path) -> None:
     assert whole(tmp_path, split="test") == streamed(tmp_path, split="test") == ["e"]
     assert whole(tmp_path, split="train[1:3]+test") == ["b", "c", "e"]
     assert sorted(whole(tmp_path, split="all")) == ["a", "b", "c", "d", "e"]
-    with pytest.raises(CorpusError, match=r"split 'train\[1:3\]' is no whole split, which a stream is"):
+    with pytest.raises(CorpusError, match=r"a stream needs a whole split, not 'train\[1:3\]'"):
         streamed(tmp_path, split="train[1:3]")
     for read in (whole, streamed):
         with pytest.raises(CorpusError, match=r"no split 'dev'; it has \['test', 'train'\]"):
@@ -141,25 +141,25 @@ def test_a_folder_in_hub_layout_says_how_its_files_are_laid_out(
     assert read(tmp_path) == read(tmp_path, config_name="main") == ["a, b"]
     assert not caplog.records
     (tmp_path / "README.md").write_text(card.format(option="skiprows: 1"))
-    with pytest.raises(CorpusError, match="asks for skiprows=1, which is not known here"):
+    with pytest.raises(CorpusError, match="asks for skiprows=1, which kdnas does not support"):
         read(tmp_path)
 
 
 @BOTH
 def test_options_that_say_nothing_of_a_source(read: Any, tmp_path: Path) -> None:
     write_lines(tmp_path / "c.txt", "a")
-    with pytest.raises(CorpusError, match=r"is a file, for which config_name='x' says nothing"):
+    with pytest.raises(CorpusError, match=r"is a file, to which config_name='x' does not apply"):
         read(tmp_path / "c.txt", config_name="x")
     with pytest.raises(CorpusError, match=r"'x' not found\. Available: .*default"):
         read(tmp_path, config_name="x")
-    with pytest.raises(CorpusError, match=r"is a saved dataset, for which separator=';' says nothing"):
+    with pytest.raises(CorpusError, match=r"is a saved dataset, to which separator=';' does not apply"):
         read(saved(tmp_path / "saved", False), layout=TextLayout(separator=";"))
 
 
 @BOTH
 def test_a_table_without_a_header(read: Any, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "c.csv", "A film that nobody should miss,1", "Dull.,0")
-    with pytest.raises(CorpusError, match=r"c\.csv' reads like text, .*header=False"):
+    with pytest.raises(CorpusError, match=r"c\.csv' looks like text, .*header=False"):
         read(path)
     with pytest.raises(CorpusError, match=r"no column 'text'.*header=False"):
         read(path, text_columns="text")

@@ -89,7 +89,7 @@ def test_quotes_within_a_cell_are_text(tmp_path: Path) -> None:
 
 def test_a_quote_that_nothing_closes_is_told_with_its_line(tmp_path: Path) -> None:
     path = written(tmp_path, "c.csv", 'text\nfine\n"open\nmore\n')
-    with pytest.raises(CorpusError, match=r"c\.csv, line 3 opens a quote that nothing closes"):
+    with pytest.raises(CorpusError, match=r"c\.csv, line 3 has an unclosed quote"):
         texts(path)
 
 
@@ -99,7 +99,7 @@ def test_other_separators(tmp_path: Path) -> None:
     assert texts(written(tmp_path, "t.csv", 'text\tlabel\n"a\t1\n'), separator="\\t") == ['"a']
     found = columns_of(path, TextLayout())
     assert found is not None
-    assert "say separator=';'" in str(found.doubt)
+    assert "set separator=';'" in str(found.doubt)
 
 
 def test_rows_with_more_cells_than_columns_are_told_and_none_is_cut(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_only_the_columns_that_are_used_are_looked_at(tmp_path: Path) -> None:
     rows = [f"text {number},{'' if number == 11_000 else 3}\n" for number in range(12_000)]
     path = written(tmp_path, "c.csv", b"text,rating\n" + "".join(rows).encode() + b"last,\xff\n")
     assert len(texts(path)) == 12_001
-    with pytest.raises(CorpusError, match=r"c\.csv, line 12002 holds byte 0xff"):
+    with pytest.raises(CorpusError, match=r"c\.csv, line 12002 contains byte 0xff"):
         texts(path, "rating")
     mixed = written(tmp_path, "c.jsonl", '{"text": "a", "n": 1}\n{"text": "b", "n": "x"}\n{"text": "c", "n": NaN}\n')
     assert texts(mixed) == ["a", "b", "c"]
@@ -132,7 +132,7 @@ def test_a_row_that_reads_like_text_is_no_header(header: str, tmp_path: Path) ->
     path = written(tmp_path, "c.csv", header + "\n" + f"another text{',2' * commas}\n" * 3)
     found = columns_of(path, TextLayout())
     assert found is not None
-    assert "reads like text" in str(found.doubt)
+    assert "looks like text" in str(found.doubt)
     named = columns_of(path, TextLayout(header=True))
     assert named is not None
     assert named.doubt is None
@@ -170,9 +170,9 @@ def test_a_byte_order_mark_tells_the_encoding(name: str, encoding: str, tmp_path
 def test_other_encodings_are_named(tmp_path: Path) -> None:
     path = written(tmp_path, "c.csv", "text\nplain\nna\u00efve\n".encode("latin-1"))
     assert texts(path, encoding="latin-1") == ["plain", "naïve"]
-    with pytest.raises(CorpusError, match=r"c\.csv, line 3 holds byte 0xef, which is no UTF-8; .*encoding"):
+    with pytest.raises(CorpusError, match=r"c\.csv, line 3 contains byte 0xef, which is not valid UTF-8; .*encoding"):
         texts(path)
-    with pytest.raises(CorpusError, match="it looks like UTF-16; say which encoding"):
+    with pytest.raises(CorpusError, match="it looks like UTF-16; set its encoding"):
         texts(written(tmp_path, "w.txt", "plain\n".encode("utf-16-le")))
     assert texts(written(tmp_path, "w.txt", "plain\n".encode("utf-16-le")), encoding="utf-16-le") == ["plain"]
     with pytest.raises(CorpusError, match="encoding='latin-99' is unknown"):
@@ -208,7 +208,9 @@ def test_a_compressed_file_that_is_cut_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["c.jsonl", "c.json"])
 def test_half_a_character_is_told_with_its_row(name: str, tmp_path: Path) -> None:
     rows = '{"text": "fine \\ud83d\\ude00", "n": "\\udc00"}\n{"text": "half \\ud800"}\n'
-    with pytest.raises(CorpusError, match=rf"{name}, row 2 holds .ud800, half a character, which no encoding holds"):
+    with pytest.raises(
+        CorpusError, match=rf"{name}, row 2 contains .ud800, half of a surrogate pair, which cannot be encoded"
+    ):
         texts(written(tmp_path, name, rows))
 
 

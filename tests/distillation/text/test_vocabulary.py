@@ -109,5 +109,5 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path: Path) -> None:
             def to_str() -> str:
                 return json.dumps({"model": {"type": "Characters"}, "added_tokens": []})
 
-    with pytest.raises(CorpusError, match=r"of kind 'Characters' cannot be cut; expected one of \['WordPiece'"):
+    with pytest.raises(CorpusError, match=r"of kind 'Characters' cannot be reduced; expected one of \['WordPiece'"):
         cut_tokenizer(Odd, np.array([0]))

@@ -232,7 +232,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(name: str, workload: Workload, tmp_
     (checkpoint,) = list((tmp_path / "parts").glob("checkpoint-*"))[-1:]
     assert (checkpoint / name).exists()
     torch.save(Harm(str(tmp_path / "harm")), checkpoint / name)
-    with pytest.raises(RunError, match=r"checkpoint .* cannot be read: .*; remove it to go on"):
+    with pytest.raises(RunError, match=r"checkpoint .* cannot be read: .*; remove it to resume"):
         run(start(workload), tmp_path / "parts")
     assert not (tmp_path / "harm").exists()
 
@@ -317,7 +317,7 @@ def test_memory_that_does_not_suffice_for_a_batch_does_for_its_parts(
     monkeypatch.setattr(kd, "terms", little_memory)
     result = run(kd, tmp_path, FullKDSettings(epochs=2, evaluations=2), say=said.append)
     assert result.accumulation == 4
-    assert said == [f"out of memory: going on with every batch in {parts} parts" for parts in (2, 4)]
+    assert said == [f"out of memory: continuing with each batch in {parts} parts" for parts in (2, 4)]
     assert losses(result)[-1] < losses(result)[0]
     assert losses(result)[0] == losses(whole)[0]
 
@@ -352,7 +352,7 @@ def test_checkpoints_of_something_else_are_refused(
         json.dumps({**json.loads((tmp_path / "identity.json").read_text()), "settings": _plain(LONG)})
     )
     settings = changes.pop("settings", LONG)
-    with pytest.raises(RunError, match=f"are of something else: the {what} not .*name another folder"):
+    with pytest.raises(RunError, match=f"belong to another distillation: the {what} not .*name another folder"):
         run(start(workload, **changes), tmp_path, settings)
 
 
@@ -393,5 +393,5 @@ def test_steps_are_those_of_the_epochs_or_less() -> None:
     assert FullKDSettings(epochs=3).steps(100, 8) == 39
     assert FullKDSettings(epochs=3, max_steps=20).steps(100, 8) == 20
     assert FullKDSettings(epochs=None, max_steps=20).steps(None, 8) == 20
-    with pytest.raises(KDNASError, match="a stream has no end"):
+    with pytest.raises(KDNASError, match="a stream is endless"):
         FullKDSettings(epochs=3).steps(None, 8)

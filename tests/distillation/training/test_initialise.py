@@ -249,5 +249,5 @@ def test_heldout_text_is_not_looked_at(workload: Workload) -> None:
 
 @pytest.mark.parametrize("method", ["random", "svd"])
 def test_unknown_methods_are_refused(method: str, workload: Workload) -> None:
-    with pytest.raises(KDNASError, match=f"embeddings '{method}' are not made from the teacher's; choose 'pca' or"):
+    with pytest.raises(KDNASError, match=f"embeddings '{method}' are not derived from the teacher's; choose 'pca' or"):
         embedding_basis(workload, method)

@@ -106,7 +106,7 @@ def test_losses_of_a_smaller_vocabulary_are_of_the_teachers_tokens(workload: Wor
     assert fewer[-1].heldout.count == results[-1].heldout.count
     assert fewer[-1].train.unexplained < fewer[0].train.unexplained < 1
     assert fewer[-1].heldout.unexplained > results[-1].heldout.unexplained
-    with pytest.raises(SpaceError, match="a student of a smaller vocabulary has other tokens than its teacher"):
+    with pytest.raises(SpaceError, match="a student with a smaller vocabulary has other tokens than its teacher"):
         MiniKD(workload, plain_kd.tiny_student(vocabulary=size), Recipe(objective="relations"), Fidelity(1))
 
 

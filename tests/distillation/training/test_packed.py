@@ -165,7 +165,7 @@ def test_no_dropout_is_the_identity() -> None:
 
 @pytest.mark.parametrize("probability", [-0.1, 1.0, float("nan")])
 def test_dropout_outside_its_range_is_refused(probability: float) -> None:
-    with pytest.raises(ValueError, match=r"expected a share in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"expected a number in \[0, 1\)"):
         Dropout(probability)
 
 

@@ -72,7 +72,7 @@ def test_texts_to_leave_out_are_not_streamed(tiny_corpus_file: Path, tokenizer: 
 
 
 def test_a_stream_with_nothing_beyond_its_head_is_an_error(tiny_corpus_file: Path, tokenizer: Any) -> None:
-    with pytest.raises(CorpusError, match="holds no text beyond what is held out"):
+    with pytest.raises(CorpusError, match="has no text besides the first rows"):
         next(iter(stream(tiny_corpus_file, tokenizer, skip=210)))
 
 
@@ -111,8 +111,8 @@ def test_the_head_is_a_corpus_of_the_first_rows(tiny_corpus_file: Path, tokenize
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nowhere.jsonl", "nowhere.jsonl' is not there"),
-        ("rows.doc", "of no known kind"),
+        ("nowhere.jsonl", "nowhere.jsonl' does not exist"),
+        ("rows.doc", "has an unknown file type"),
         ("kdnas-no-such-owner/no-such-dataset", "no such file or folder"),
     ],
 )

@@ -85,9 +85,9 @@ def test_states_that_are_cut_short_while_they_are_read_are_told(workload: Worklo
     mapped.states((1, 3), rows)
     os.truncate(mapped.cache.directory / "states.bin", 4096)
     # Without a look at the length, to touch what is gone would kill the process.
-    with pytest.raises(CacheError, match=r"states.bin have been cut short while they were in use"):
+    with pytest.raises(CacheError, match=r"states.bin were truncated while they were in use"):
         mapped.states((1, 3), rows)
-    with pytest.raises(CacheError, match="cut short"):
+    with pytest.raises(CacheError, match="were truncated"):
         mapped.cached(3, rows)
     with pytest.raises(CacheError, match=r"can no longer be read.*open the cache again"):
         fresh.states((3,), rows)

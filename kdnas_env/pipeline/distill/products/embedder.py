@@ -23,7 +23,7 @@ from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.search.evaluated_texts import write_texts
 from kdnas_env.pipeline.search.options import SearchOptions
 from kdnas_env.searching.run_folder import EVALUATED
-from kdnas_env.support.libraries import require
+from kdnas_env.support.packages import require
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.shell import command, python_command
 from kdnas_env.tasks.embedding import split_texts

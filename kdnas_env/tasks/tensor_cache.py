@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kdnas_env.errors import CacheError
 from kdnas_env.support.atomic import default_cache_directory, expanded, replacing
-from kdnas_env.support.kept import kept
+from kdnas_env.support.disk_cache import cached
 from kdnas_env.support.untrusted import parse_json
 
 Tensors = Mapping[str, Tensor]
@@ -30,7 +30,7 @@ def key_of(identity: Any) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def kept_tensors(
+def cached_tensors(
     name: str,
     make: Callable[[], tuple[Tensors, Any]],
     cache_dir: str | os.PathLike[str] | None = None,
@@ -42,7 +42,7 @@ def kept_tensors(
         make: Returns the tensors, and a record of plain data.
         cache_dir: Cache folder; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
     """
-    return kept(f"{name}.safetensors", _read, make, _write, folder=_folder(cache_dir))
+    return cached(f"{name}.safetensors", _read, make, _write, folder=_folder(cache_dir))
 
 
 def drop_tensors(prefix: str, cache_dir: str | os.PathLike[str] | None = None) -> None:
@@ -50,7 +50,7 @@ def drop_tensors(prefix: str, cache_dir: str | os.PathLike[str] | None = None) -
 
     Args:
         prefix: Beginning of the names.
-        cache_dir: See :func:`kept_tensors`.
+        cache_dir: See :func:`cached_tensors`.
     """
     with suppress(OSError):
         for path in _folder(cache_dir).glob(f"{prefix}*"):
@@ -65,7 +65,7 @@ def unfinished_folder(name: str, cache_dir: str | os.PathLike[str] | None = None
 
     Args:
         name: Name of the work, including a fingerprint of everything that it depends on.
-        cache_dir: See :func:`kept_tensors`.
+        cache_dir: See :func:`cached_tensors`.
 
     Returns:
         The folder, to be removed by :func:`drop_unfinished` once the result is stored; None if it cannot be created.

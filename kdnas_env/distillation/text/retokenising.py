@@ -1,9 +1,9 @@
-"""A corpus in the tokens of a smaller vocabulary, aligned with its original tokens.
+"""Tokenise a corpus again for a smaller vocabulary, aligned with its original tokens.
 
-A teacher reads the original tokens, a student of a smaller vocabulary reads its own. Only words with a token that is
-left out are spelled anew. The student's state at each original token is that of the first own token that reaches as far
-into the word: the very same token where it is kept, and the last piece where it was split. Losses are therefore sums
-over the original tokens, whatever the vocabulary.
+The teacher reads the original tokens, and a student with a smaller vocabulary reads its own. Only words that contain a
+removed token are tokenised again. Each original token is aligned with the first own token of its word that ends at the
+same character or later: a kept token with itself, a split token with its last piece. Losses are therefore sums over the
+original tokens, for every vocabulary.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _SPACES = ("\u2581", "\u0120")
 
 
 @dataclass(frozen=True, eq=False)
-class Respelled:
-    """A corpus in other tokens.
+class Retokenised:
+    """A corpus in the tokens of a smaller vocabulary.
 
     Attributes:
         corpus: The corpus in the kept tokens, by their ids in the whole vocabulary.
         original: The corpus as the teacher reads it, with the same samples.
-        places: For each original token, the place in its sample of the own token whose state it is compared with,
-            int64 ``(original tokens,)``.
+        places: For each original token, the position in its sample of the own token that it is aligned with, int64
+            ``(original tokens,)``.
         kept: Ids of the kept tokens, ascending, int64.
     """
 
@@ -41,21 +41,21 @@ class Respelled:
     kept: Ints
 
     def rows(self, sample_ids: Ints) -> Ints:
-        """Return for each original token of some samples, in order, the own token in the concatenated own samples."""
+        """Return the aligned own token of each original token of some samples, by its index in their own tokens."""
         lengths = self.corpus.lengths[sample_ids]
         starts = np.repeat(np.cumsum(lengths) - lengths, self.original.lengths[sample_ids])
         return starts + self.places[token_rows(self.original.offsets, sample_ids)]
 
     def shares(self, sample_ids: Ints, unknown: int | None) -> dict[str, float]:
-        """Return what the vocabulary does to some samples.
+        """Return the effects of the vocabulary on some samples.
 
         Args:
             sample_ids: The samples, such as those that are held out.
             unknown: Id of the unknown token, or None.
 
         Returns:
-            ``covered``: share of the original tokens that are kept; ``longer``: own tokens over original tokens;
-            ``unknown``: share of the own tokens that are unknown.
+            ``covered``: fraction of the original tokens that are kept; ``longer``: number of own tokens over number of
+            original tokens; ``unknown``: fraction of the own tokens that are unknown.
         """
         original = self.original.input_ids[token_rows(self.original.offsets, sample_ids)]
         own = self.corpus.input_ids[token_rows(self.corpus.offsets, sample_ids)]
@@ -66,33 +66,33 @@ class Respelled:
         }
 
 
-def respell(corpus: Corpus, tokenizer: Any, kept: Ints, *, longest: int) -> Respelled:
-    """Spell a corpus in fewer tokens.
+def retokenise(corpus: Corpus, tokenizer: Any, kept: Ints, *, longest: int) -> Retokenised:
+    """Tokenise a corpus again with fewer tokens.
 
     Args:
         corpus: The corpus, in the tokens of ``tokenizer``.
         tokenizer: A fast tokenizer of transformers.
         kept: Ids of the kept tokens, see :func:`kdnas_env.distillation.text.vocabulary.choose_tokens`.
-        longest: Maximum number of tokens of a sample; longer ones lose what is before their last token.
+        longest: Maximum number of tokens of a sample; longer ones are truncated, but keep their last token.
 
     Raises:
-        CorpusError: If this type of tokenizer cannot be reduced, or a word cannot be spelled.
+        CorpusError: If this type of tokenizer cannot be reduced, or a word cannot be tokenised.
     """
     ids, offsets = corpus.input_ids, corpus.offsets
-    speller = _Speller(tokenizer, kept)
-    begins = speller.begins[ids]
+    word_tokeniser = _WordTokeniser(tokenizer, kept)
+    begins = word_tokeniser.begins[ids]
     begins[offsets[:-1]] = True
-    begins[1:] |= speller.is_special[ids[:-1]]
+    begins[1:] |= word_tokeniser.is_special[ids[:-1]]
     starts = np.flatnonzero(begins)
     ends = np.append(starts[1:], len(ids))
     lengths = ends - starts
-    changed = np.unique(np.searchsorted(starts, np.flatnonzero(~speller.is_kept[ids]), side="right") - 1)
-    words = [speller.spell(tuple(ids[starts[word] : ends[word]].tolist())) for word in changed.tolist()]
+    changed = np.unique(np.searchsorted(starts, np.flatnonzero(~word_tokeniser.is_kept[ids]), side="right") - 1)
+    words = [word_tokeniser.tokenise(tuple(ids[starts[word] : ends[word]].tolist())) for word in changed.tolist()]
     lengths[changed] = [len(own) for own, _ in words]
     own_starts = np.cumsum(lengths) - lengths
     first_words = np.searchsorted(starts, offsets[:-1])
     own_offsets = np.append(own_starts[first_words], lengths.sum())
-    # Where a word is kept, so is the order of its tokens.
+    # The tokens of unchanged words stay in the same order.
     reached = np.repeat(own_starts, ends - starts) + np.arange(len(ids)) - np.repeat(starts, ends - starts)
     same = np.ones(len(starts), dtype=np.bool_)
     same[changed] = False
@@ -114,16 +114,16 @@ def respell(corpus: Corpus, tokenizer: Any, kept: Ints, *, longest: int) -> Resp
     types = None if corpus.token_type_ids is None else corpus.token_type_ids[sources]
     fingerprint = token_fingerprint(own_ids, types, own_offsets)
     own_corpus = replace(corpus, input_ids=own_ids, token_type_ids=types, offsets=own_offsets, fingerprint=fingerprint)
-    return Respelled(own_corpus, corpus, places, kept)
+    return Retokenised(own_corpus, corpus, places, kept)
 
 
-class _Speller:
-    """Spells words in the kept tokens.
+class _WordTokeniser:
+    """Tokenises words with the kept tokens only.
 
     Attributes:
-        is_special: By token id, whether it is special, and a word by itself.
-        begins: By token id, whether it begins a word wherever it is.
-        is_kept: By token id, whether it is kept.
+        is_special: By token id, whether the token is special; each special token is a word of its own.
+        begins: By token id, whether the token always begins a word.
+        is_kept: By token id, whether the token is kept.
     """
 
     def __init__(self, tokenizer: Any, kept: Ints) -> None:
@@ -152,23 +152,25 @@ class _Speller:
             return not token.startswith(self._prefix)
         return kind == "WordLevel" or token.startswith(_SPACES)
 
-    def spell(self, word: tuple[int, ...]) -> tuple[list[int], Ints]:
-        """Return the ids of a word's own tokens, and for each of its original tokens the place of the own one."""
+    def tokenise(self, word: tuple[int, ...]) -> tuple[list[int], Ints]:
+        """Return the ids of a word's own tokens, and the position of the aligned own token for each original token."""
         if word not in self._memo:
-            self._memo[word] = self._spelled(word)
+            self._memo[word] = self._tokenised(word)
         return self._memo[word]
 
-    def _spelled(self, word: tuple[int, ...]) -> tuple[list[int], Ints]:
+    def _tokenised(self, word: tuple[int, ...]) -> tuple[list[int], Ints]:
         parts = [self._bare(self._tokens[number], place) for place, number in enumerate(word)]
         text = "".join(parts)
         pieces = self._model.tokenize(text)
         own = [int(self._kept[token.id]) for token in pieces]
         if not own:
             if self._unknown is None:
-                raise CorpusError(f"the word {text!r} has no tokens in the smaller vocabulary; choose more tokens")
+                raise CorpusError(
+                    f"the word {text!r} has no tokens in the smaller vocabulary; choose a larger vocabulary"
+                )
             own = [self._unknown]
         ends = np.cumsum([len(self._bare(token.value, place)) for place, token in enumerate(pieces)])
-        if not len(ends) or ends[-1] != len(text):  # unknown, or spelled in bytes
+        if not len(ends) or ends[-1] != len(text):  # unknown, or tokenised as bytes
             return own, np.full(len(word), len(own) - 1, dtype=np.int64)
         return own, np.searchsorted(ends, np.cumsum([len(part) for part in parts])).astype(np.int64)
 

@@ -10,11 +10,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.layout import checked_options
 from kdnas_env.envs.observation import Observation
 from kdnas_env.envs.tabular import TableEnv
-from kdnas_env.envs.task import Task
 from kdnas_env.envs.task_features import FEATURES, LARGEST
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.untrusted import shown

@@ -16,7 +16,7 @@ from kdnas_env.support.atomic import default_cache_directory
 T = TypeVar("T")
 
 
-def kept(
+def cached(
     name: str,
     read: Callable[[Path], T],
     make: Callable[[], T],
@@ -36,7 +36,7 @@ def kept(
         folder: Folder of the file; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
     """
     path = (default_cache_directory() if folder is None else folder) / name
-    value = read_whole(path, read)
+    value = read_intact(path, read)
     if value is not None:
         return value
     with ExitStack() as locked:
@@ -46,7 +46,7 @@ def kept(
         except OSError as error:
             _warn(error)
             return make()
-        value = read_whole(path, read)
+        value = read_intact(path, read)
         if value is None:
             value = make()
             try:
@@ -65,7 +65,7 @@ def _warn(error: Exception) -> None:
     )
 
 
-def read_whole(path: Path, read: Callable[[Path], T]) -> T | None:
+def read_intact(path: Path, read: Callable[[Path], T]) -> T | None:
     """Return the content of a file; None if the file is missing or damaged."""
     with suppress(TableError, CacheError):
         return read(path)

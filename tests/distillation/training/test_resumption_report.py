@@ -7,18 +7,18 @@ from pathlib import Path
 
 from progress_log import ProgressLog
 
-from kdnas_env.distillation.training.resuming import STATE, tell_going_on
+from kdnas_env.distillation.training.resuming import STATE, report_resumption
 
 
 def test_it_is_told_after_which_step_a_training_goes_on(tmp_path: Path) -> None:
     log = ProgressLog()
-    tell_going_on(tmp_path / "nothing", log)
+    report_resumption(tmp_path / "nothing", log)
     assert log.said == []
     for step in (70, 105):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / STATE).write_text(json.dumps({"global_step": step, "max_steps": 135}))
-    tell_going_on(tmp_path, log)
+    report_resumption(tmp_path, log)
     (tmp_path / "checkpoint-105" / STATE).write_text('{"global_step": 1')  # as a killed process left it
-    tell_going_on(tmp_path, log, "labels")
-    assert log.said == ["goes on after step 105 of 135", "goes on after step 70 of 135 (labels)"]
+    report_resumption(tmp_path, log, "labels")
+    assert log.said == ["resuming after step 105 of 135", "resuming after step 70 of 135 (labels)"]

@@ -10,7 +10,7 @@ import tiny_teachers
 from tokenizers import Tokenizer
 
 from kdnas_env.core.architecture import CORPUS_TOKENS, FULL
-from kdnas_env.distillation.text.respelling import Respelled, respell
+from kdnas_env.distillation.text.retokenising import Retokenised, retokenise
 from kdnas_env.distillation.text.vocabulary import choose_tokens, cut_tokenizer
 from kdnas_env.distillation.training.workload import Workload
 from kdnas_env.errors import SpaceError
@@ -27,8 +27,8 @@ def few(workload: Workload) -> np.ndarray[Any, Any]:
     return choose_tokens(tokenizer, counts, len(least) + 10)
 
 
-def respelled(workload: Workload, kept: np.ndarray[Any, Any], longest: int = 512) -> Respelled:
-    return respell(workload.corpus, workload.teacher.tokenizer, kept, longest=longest)
+def retokenised(workload: Workload, kept: np.ndarray[Any, Any], longest: int = 512) -> Retokenised:
+    return retokenise(workload.corpus, workload.teacher.tokenizer, kept, longest=longest)
 
 
 def sample(corpus: Any, index: int) -> Any:
@@ -42,7 +42,7 @@ def test_a_corpus_is_spelled_as_the_smaller_tokenizer_reads_it(
 ) -> None:
     workload = make_workload(family, pairs=pairs)
     tokenizer, kept = workload.teacher.tokenizer, few(workload)
-    new = respelled(workload, kept)
+    new = retokenised(workload, kept)
     smaller = Tokenizer.from_str(json.dumps(cut_tokenizer(tokenizer, kept)))
     texts = tiny_teachers.sentences()
     second = texts[::-1]
@@ -69,7 +69,7 @@ def test_each_original_token_has_the_own_token_that_ends_where_it_does(
 ) -> None:
     workload = make_workload(family)
     tokenizer, kept = workload.teacher.tokenizer, few(workload)
-    new = respelled(workload, kept)
+    new = retokenised(workload, kept)
     every = np.arange(len(workload.corpus))
     own, theirs = new.corpus.input_ids[new.rows(every)], workload.corpus.input_ids
     assert len(own) == len(theirs)
@@ -85,7 +85,7 @@ def test_each_original_token_has_the_own_token_that_ends_where_it_does(
 
 
 def test_all_tokens_change_nothing(workload: Workload) -> None:
-    new = respelled(workload, np.arange(len(workload.teacher.tokenizer)))
+    new = retokenised(workload, np.arange(len(workload.teacher.tokenizer)))
     assert new.corpus.fingerprint == workload.corpus.fingerprint
     every = np.arange(len(workload.corpus))
     assert np.array_equal(new.rows(every), np.arange(len(workload.corpus.input_ids)))
@@ -94,7 +94,7 @@ def test_all_tokens_change_nothing(workload: Workload) -> None:
 
 def test_samples_that_get_too_long_keep_their_last_token(workload: Workload) -> None:
     longest = int(workload.corpus.lengths.max())
-    new = respelled(workload, few(workload), longest)
+    new = retokenised(workload, few(workload), longest)
     assert new.corpus.lengths.max() == longest
     assert new.places.max() == longest - 1
     last = workload.corpus.input_ids[workload.corpus.offsets[1:] - 1]
@@ -105,9 +105,9 @@ def test_a_workload_keeps_what_the_corpus_uses(workload: Workload) -> None:
     assert workload.of_vocabulary(FULL) is workload
     small = workload.of_vocabulary(CORPUS_TOKENS)
     assert small is workload.of_vocabulary(CORPUS_TOKENS)
-    assert small.respelled is not None
+    assert small.retokenised is not None
     used = np.concatenate([sample(workload.corpus, index) for index in workload.corpus.train_full.tolist()])
-    assert np.isin(used, small.respelled.kept).all()
-    assert set(small.vocabulary) <= set(small.respelled.kept)
+    assert np.isin(used, small.retokenised.kept).all()
+    assert set(small.vocabulary) <= set(small.retokenised.kept)
     with pytest.raises(SpaceError, match="a vocabulary of 5 tokens has no room for words"):
         workload.of_vocabulary(5)

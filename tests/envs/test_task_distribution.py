@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 import kdnas_env
+from kdnas_env.envs.benchmark_task import Task
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.task import Task
+from kdnas_env.envs.task_distribution import SPLITS, split_tasks
 from kdnas_env.envs.task_features import FEATURES
-from kdnas_env.envs.tasks import SPLITS, split_tasks
 from kdnas_env.errors import KDNASError
 
 NAMES = ["rotten-tomatoes", "imdb:alpha=-0.2,speedup=6", "rotten-tomatoes:device=onnxruntime,parameters=9000000"]
