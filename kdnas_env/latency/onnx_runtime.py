@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from kdnas_env.latency.interleave import Pass
 from kdnas_env.latency.quantise import ONLY_ERRORS, quantise
 from kdnas_env.latency.settings import INT8, LatencySettings
 from kdnas_env.latency.torch_runtime import random_ids, ready
+from kdnas_env.support.quiet import muted
 from kdnas_env.support.scratch import scratch_folder
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
@@ -179,14 +179,6 @@ def open_graph(path: Path, threads: int) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Mute the exporter; real problems raise exceptions."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with muted(*_LOGGERS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochReport, Evaluation, Status
 from kdnas_env.errors import DependencyError, KDNASError
 from kdnas_env.support.checks import check_choice
-from kdnas_env.support.quiet import log_level
+from kdnas_env.support.quiet import muted
 
 RULES = ("asha", "hyperband", "median")
 """Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), Hyperband (Li et al. 2018, arXiv:1603.06560) with
@@ -58,7 +57,7 @@ class StoppingRule:
         """Forget all students, for a new search."""
         import optuna
 
-        with log_level("optuna", logging.WARNING):
+        with muted("optuna"):
             self._study = optuna.create_study(
                 study_name="kdnas",
                 direction="minimize",

@@ -8,15 +8,20 @@ from contextlib import ExitStack, contextmanager
 
 
 @contextmanager
-def log_level(logger_name: str, level: int) -> Iterator[None]:
-    """Set the level of a logger in the block."""
-    logger = logging.getLogger(logger_name)
-    previous = logger.level
-    logger.setLevel(level)
+def muted(*logger_names: str) -> Iterator[None]:
+    """Mute loggers and those below them in the block.
+
+    Setting levels would clear the caches of all loggers, which takes longer than loading a small model.
+    """
+    loggers = [logging.getLogger(name) for name in logger_names]
+    before = [(logger.handlers, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [logging.NullHandler()], False
     try:
         yield
     finally:
-        logger.setLevel(previous)
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
 
 
 @contextmanager
@@ -29,7 +34,7 @@ def quiet_transformers() -> Iterator[None]:
 
     # Early 5.x releases lack the hook and show the bar; disabling all bars would mute downloads too.
     set_hook = getattr(transformers_logging, "set_tqdm_hook", lambda hook: None)
-    with log_level("transformers", logging.CRITICAL):
+    with muted("transformers"):
         previous = set_hook(lambda factory, args, kwargs: factory(*args, **{**kwargs, "disable": True}))
         try:
             yield
@@ -45,8 +50,7 @@ def quiet_datasets() -> Iterator[None]:
     forced = datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS is not None
     shown = not datasets.are_progress_bars_disabled()
     with ExitStack() as stack:
-        stack.enter_context(log_level("datasets", logging.CRITICAL))
-        stack.enter_context(log_level("huggingface_hub", logging.CRITICAL))
+        stack.enter_context(muted("datasets", "huggingface_hub"))
         if shown and not forced:
             datasets.disable_progress_bars()
             stack.callback(datasets.enable_progress_bars)
