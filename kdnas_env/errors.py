@@ -39,7 +39,7 @@ class RunError(KDNASError):
 
 
 class NoStudentError(RunError):
-    """A search has no student to go on with: none could be distilled, or none keeps its limits."""
+    """A search found no student to use: none could be distilled, or none keeps its limits."""
 
 
 class DependencyError(KDNASError):
@@ -51,11 +51,11 @@ class LatencyError(KDNASError):
 
 
 class TableError(KDNASError):
-    """A table of evaluations is damaged, of another version, or asked for what it does not hold."""
+    """A table of evaluations is damaged, of another version, or lacks a requested entry."""
 
 
 class ExportError(KDNASError):
-    """A model cannot be exported, the export is not what the model is, or it cannot be written or pushed."""
+    """A model cannot be exported, its export differs from it, or the export cannot be written or pushed."""
 
 
 def one_line(error: BaseException) -> str:

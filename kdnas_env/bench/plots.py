@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from kdnas_env.support.figures import line_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,38 +16,10 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg", "pdf")
 """File formats of the figures."""
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
-"""The colours of Okabe and Ito (2008), which colour-blind readers can distinguish, and two more."""
-
-DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2.5), (1.5, 1.5), (8, 2, 1.5, 2), (3, 1.5, 1.5, 1.5, 1.5, 1.5))
-"""Lengths of dashes and gaps in line widths; empty for a solid line."""
-
-
 RANDOM_LABEL = "random search, exact median"
 
 _MIN_REGRET = 1e-3
 """Minimum regret on a logarithmic axis."""
-
-
-@dataclass(frozen=True)
-class LineStyle:
-    """Line style of an agent.
-
-    Attributes:
-        colour: One of ``COLOURS``.
-        dashes: One of ``DASHES``.
-    """
-
-    colour: str
-    dashes: tuple[float, ...]
-
-
-def line_styles(agents: Sequence[str]) -> dict[str, LineStyle]:
-    """Return the line styles of agents, in order: solid lines in all colours first; distinct for up to 40 agents."""
-    return {
-        agent: LineStyle(COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)])
-        for place, agent in enumerate(agents)
-    }
 
 
 def draw_curves(summary: Mapping[str, Any], view: Mapping[str, Any]) -> Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdnas_env.bench.page import Chart, Interval, Matrix, Page, Series, Standings, View
+from kdnas_env.support.page import Chart, Interval, Matrix, Page, Series, Standings, View
 
 COLUMNS = (
     "agent",

@@ -58,7 +58,7 @@ class Answer:
         earned: The reward as stored in observations, float32 ``(1,)``.
         curve: Held-out loss by epoch, float64 ``(epochs + 1,)``.
         info: The part of the info that does not depend on the state of the search, without the curve.
-        record: The evaluation; None until somebody asks for that of a table.
+        record: The evaluation; for a table, None until it is read for the first time.
         cells: The results of the table; None for other evaluators.
     """
 
@@ -165,7 +165,7 @@ class Answers:
         self._given = bytearray(self._earlier)
 
     def forget_earlier(self) -> None:
-        """Drop answers of earlier episodes that this one has not used: a listener needs every episode's epochs."""
+        """Drop answers of earlier episodes that this one has not used, because an epoch callback needs new reports."""
         if not self._earlier:
             return
         self._earlier = 0

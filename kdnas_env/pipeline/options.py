@@ -212,9 +212,9 @@ class TaskOptions(OwnTask):
             laid_out = f"on the task {self.name}, which is none of your own"
             why |= {field.name: laid_out for field in fields(OwnTask)}
         if self.name == EMBEDDING:
-            as_it_is = "on the task embedding: its teacher is the encoder as it is"
+            as_it_is = "on the task embedding: its teacher is the encoder without further training"
             why |= dict.fromkeys(("teachers", "teacher_rates", "teacher_epochs", "seed"), as_it_is)
-            why["dropout"] = "on the task embedding, which is learnt without"
+            why["dropout"] = "on the task embedding, which is trained without it"
             if self.unlabelled is None:
                 why["text_columns"] = "without `task.unlabelled`: the text is laid out as that of the student"
             else:

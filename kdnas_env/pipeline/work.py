@@ -39,7 +39,7 @@ class Finished:
         return f"{type(self).__name__}({str(self.path)!r}{about})"
 
     def about(self) -> dict[str, object]:
-        """Return what its representation shows beside the folder."""
+        """Return the values that its representation shows beside the folder."""
         return {}
 
 

@@ -135,7 +135,6 @@ class _Search:
         self._running: dict[int, list[Action]] = {}
         self._tickets: dict[tuple[StudentConfig, Fidelity], int] = {}
         self._answered: deque[tuple[Action, Evaluation]] = deque()
-        self._over = False
 
     def replay(self, journal: Journal) -> None:
         """Replay the journal with the agent."""
@@ -174,13 +173,13 @@ class _Search:
         """Give proposals to all free workers; return whether a student is pending."""
         # A student with a known result occupies a worker until the agent has received the result. The agent then
         # decides with all known results.
-        while self.pool.free > len(self._answered) and not self._over and self.pool.now() < self.end:
+        while self.pool.free > len(self._answered) and not self.env.history.over and self.pool.now() < self.end:
             student = self._propose()
             if student is None:
                 break  # until another result is known
             self._write_entry(Entry(ASKED, student[0]))
             self._submit(*student)
-        return bool(self._pending) and not self._over
+        return bool(self._pending) and not self.env.history.over
 
     def _propose(self) -> Student | None:
         """Return a proposal, which becomes pending; None if the budget is spent or the agent proposes nothing."""
@@ -201,20 +200,25 @@ class _Search:
         elif self.store is not None and (config, fidelity) in self._tickets:
             self._running[self._tickets[config, fidelity]].append(action)
         else:
+            listener = self.env.history.listener(self._listening_agent(action))
             ticket = self.pool.submit(
                 config,
                 fidelity,
-                on_epoch=lambda report: self._after_epoch(action, report),
-                stoppable=self.env.stop is not None or self._on_epoch is not None,
+                on_epoch=lambda report: self._after_epoch(report, listener),
+                stoppable=listener is not None,
             )
             self._tickets[config, fidelity] = ticket
             self._running[ticket] = [action]
 
-    def _after_epoch(self, action: Action, report: EpochReport) -> bool:
+    def _listening_agent(self, action: Action) -> EpochCallback | None:
+        """Return the epoch callback of the agent for a student; None if it has none."""
+        array = np.array(action, dtype=np.int64)
+        return None if self._on_epoch is None else lambda report: self._on_epoch(array, report)
+
+    def _after_epoch(self, report: EpochReport, listener: EpochCallback | None) -> bool:
         if self.on_epoch is not None:
             self.on_epoch(report)
-        stops = bool(self.env.stop and self.env.stop(report))
-        return bool(self._on_epoch and self._on_epoch(np.array(action, dtype=np.int64), report)) or stops
+        return listener is not None and listener(report)
 
     def _collect(self) -> None:
         """Wait for finished students, and store their evaluations before anything else."""
@@ -232,9 +236,8 @@ class _Search:
             del self._pending[student]
         self._reserved -= self.env.history.budget.reserved(evaluation.fidelity)
         array = np.array(action, dtype=np.int64)
-        _, reward, terminated, truncated, info = self.env.record(array, evaluation)
+        _, reward, _, _, info = self.env.record(array, evaluation)
         self.agent.tell(array[None], [reward], [info])
-        self._over = terminated or truncated
         if self.on_answer is not None:
             self.on_answer(self.env)
 

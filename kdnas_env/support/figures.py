@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +20,37 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY, RED = "#2c6fbb", "#e07b00", "#8a8a8a", "#c0392b"
 """Colours of lines and marks."""
 
+LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
+"""The colours of Okabe and Ito (2008), which colour-blind readers can distinguish, and two more."""
+
+LINE_DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2.5), (1.5, 1.5), (8, 2, 1.5, 2), (3, 1.5, 1.5, 1.5, 1.5, 1.5))
+"""Lengths of dashes and gaps in line widths; empty for a solid line."""
+
 _METADATA: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """Picture formats, and the metadata fields to omit."""
+
+
+@dataclass(frozen=True)
+class LineStyle:
+    """Colour and dashes of a line.
+
+    Attributes:
+        colour: One of ``LINE_COLOURS``.
+        dashes: One of ``LINE_DASHES``.
+    """
+
+    colour: str
+    dashes: tuple[float, ...]
+
+
+def line_styles(names: Sequence[str]) -> dict[str, LineStyle]:
+    """Return a line style for each name, in order: solid lines in all colours first; distinct for up to 40 names."""
+    return {
+        name: LineStyle(
+            LINE_COLOURS[place % len(LINE_COLOURS)], LINE_DASHES[place // len(LINE_COLOURS) % len(LINE_DASHES)]
+        )
+        for place, name in enumerate(names)
+    }
 
 
 def figure_to_rgb(figure: Figure) -> npt.NDArray[np.uint8]:

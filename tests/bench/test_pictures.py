@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kdnas_env.bench.curves import Runs
-from kdnas_env.bench.plots import FORMATS, draw_curves, draw_improvement, draw_profiles, draw_targets, line_styles
+from kdnas_env.bench.plots import FORMATS, draw_curves, draw_improvement, draw_profiles, draw_targets
 from kdnas_env.bench.race import Race, race
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import standings_tex, summarise
@@ -53,10 +53,6 @@ def test_twenty_agents_have_lines_of_their_own_and_a_legend_beside_them(small: d
         figure.draw_without_rendering()
         assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
         assert legend.get_window_extent().y0 >= 0
-
-
-def test_forty_agents_have_lines_of_their_own() -> None:
-    assert len(set(line_styles([str(place) for place in range(40)]).values())) == 40
 
 
 def test_pictures_are_bitmaps_and_drawings_the_same_each_time(small: dict[str, Any], tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ def test_bad_flags(changes: dict[str, Any], message: str, flags: Flags, capsys: 
 @pytest.mark.parametrize(
     ("added", "message"),
     [
-        (["--corpus.streaming"], "a stream has no end, so epochs cannot be counted; give --max-steps"),
+        (["--corpus.streaming"], "a stream is endless, so epochs cannot be counted; give --max-steps"),
         (["--batch-size", "0"], "--batch-size is 0; expected a whole number of samples, at least 1"),
         (["--corpus.heldout-samples", "0"], "--corpus.heldout-samples is 0; expected a whole number, at least 1"),
         (["--family", "gpt"], "gpt"),

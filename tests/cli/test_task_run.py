@@ -262,7 +262,7 @@ def test_no_student_of_the_search_keeps_the_limits(
         "classification, 2 classes (samples to train on): 'false' (",
         "train 96 (the rest), validation 12 (drawn, seed 0), test 12 (drawn, seed 0), which is scored",
         "left out: nothing",
-        " left out that stand in the task or twice",
+        " texts of the task and duplicates left out",
         "students are timed in analytic, 1 x 50 tokens a pass, 1 thread(s)",
         "limits: speed-up at least 900x, size of the file at most 10 MB (int8), teacher's score kept at least 20.0%",
     ):

@@ -9,7 +9,7 @@ from typing import Any
 
 from fuzzing import BATCH, ODD, fuzz
 
-from kdnas_env.bench.page import Chart, Cloud, Interval, Listing, Matrix, Page, Scatter, Series, Standings, View
+from kdnas_env.support.page import Chart, Cloud, Interval, Listing, Matrix, Page, Scatter, Series, Standings, View
 
 HOSTILE = (
     "</script><script>alert(1)</script>",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import kdnas_env
-from kdnas_env.bench.page import Cloud, Listing, Page, Scatter
+from kdnas_env.support.page import Cloud, Listing, Page, Scatter
 
 pytestmark = pytest.mark.usefixtures("only_blank_pictures")
 

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from kdnas_env.errors import RunError
-from kdnas_env.support.figures import BLUE, figure_to_rgb, save_figure
+from kdnas_env.support.figures import BLUE, figure_to_rgb, line_styles, save_figure
 
 
 def curve() -> Figure:
@@ -40,3 +40,7 @@ def test_save_figure_names_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"search\.png' cannot be written"):
         save_figure(curve(), tmp_path / "search.png")
     assert [file.name for file in tmp_path.iterdir()] == ["search.png"]
+
+
+def test_forty_names_have_lines_of_their_own() -> None:
+    assert len(set(line_styles([str(place) for place in range(40)]).values())) == 40

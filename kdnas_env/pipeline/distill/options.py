@@ -101,7 +101,7 @@ class DistillOptions(TrainingOptions, RecordedOptions):
     def __post_init__(self) -> None:
         check_whole("heldout_samples", self.corpus.heldout_samples, at_least=1)
         if self.corpus.streaming and self.max_steps is None:
-            raise KDNASError("a stream has no end, so epochs cannot be counted; give `max_steps`")
+            raise KDNASError("a stream is endless, so epochs cannot be counted; give `max_steps`")
         check_whole("batch_size", self.batch_size, of="samples", at_least=1)
 
     def ineffective(self) -> dict[str, str]:

@@ -49,7 +49,10 @@ def run_stages(options: PipelineOptions, progress: Progress, on_result: Report) 
     names: Sequence[str] = STAGES if product is None else product.steps
     resumed = options.resume is not None
     steps = StepProgress(
-        progress, names, None if opening is None else opening.effort, since="since it went on" if resumed else "so far"
+        progress,
+        names,
+        None if opening is None else opening.effort,
+        since="since it was resumed" if resumed else "so far",
     )
     for line in going_on(options, work_on.path) if opening is None else announced(options, opening):
         steps.say(line)

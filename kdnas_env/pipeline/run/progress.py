@@ -165,7 +165,7 @@ class StepProgress:
         if self._effort is None or teacher is None or student is None:
             return ""
         seconds = self._effort.labelling * teacher + (steps + self._effort.student_steps) * student
-        return f"about {in_words(seconds)} left until the classifier is there"
+        return f"about {in_words(seconds)} left until the classifier is ready"
 
     def say(self, text: str, tone: Tone = "plain") -> None:
         """Print a line that stays."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdnas_env.bench.page import Cloud, Listing, Page, Scatter, View
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.exporting.folder import EXPORT
@@ -22,6 +21,7 @@ from kdnas_env.pipeline.work import Finished
 from kdnas_env.searching.recorded import flag_words
 from kdnas_env.searching.run_folder import RESULTS, read_run
 from kdnas_env.support.atomic import read_json
+from kdnas_env.support.page import Cloud, Listing, Page, Scatter, View
 from kdnas_env.support.shell import command
 
 if TYPE_CHECKING:

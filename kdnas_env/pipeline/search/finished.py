@@ -118,7 +118,7 @@ def check_as_searched(run: Path, now: Mapping[str, str]) -> None:
         read_run(run).get("fingerprints", {}),
         now,
         f"the search in {str(run)!r} cannot be built on",
-        "put back what was there, or search again",
+        "restore the former files, or search again",
     )
 
 

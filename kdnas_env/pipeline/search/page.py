@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from kdnas_env.bench.page import Cloud, Listing, Page, Scatter, View
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Record
@@ -16,6 +15,7 @@ from kdnas_env.pipeline.limits import Line, plain_lines
 from kdnas_env.pipeline.search.record import SearchRecord
 from kdnas_env.searching.recorded import flag_words
 from kdnas_env.searching.run_folder import RESULTS, STUDENT, read_run
+from kdnas_env.support.page import Cloud, Listing, Page, Scatter, View
 from kdnas_env.support.shell import command, non_defaults, python_command
 from kdnas_env.support.statistics import kendall_tau
 

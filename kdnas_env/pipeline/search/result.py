@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from transformers import PreTrainedModel
 
-    from kdnas_env.bench.page import Page
+    from kdnas_env.support.page import Page
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -62,11 +62,11 @@ def test_what_is_left_is_told_from_what_was_timed() -> None:
     assert work(f"{DISTILLING} the best student once more", 100, 2.0) == []
     steps.step("distil")
     assert work("preparing hidden states", 100, 2.0) == []
-    assert work(f"{DISTILLING} best", 240, 0.5)[0] == "about 6.8 min left until the classifier is there"
+    assert work(f"{DISTILLING} best", 240, 0.5)[0] == "about 6.8 min left until the classifier is ready"
     steps.note("loss 0.2")
     assert log.notes[-1].startswith("loss 0.2, about 5.")
     steps.step("classifier")
-    assert log.said[-1].endswith("so far, about 5.0 min left until the classifier is there")
+    assert log.said[-1].endswith("so far, about 5.0 min left until the classifier is ready")
 
 
 def test_nothing_is_told_of_what_is_left_where_the_teacher_was_kept() -> None:
@@ -85,8 +85,8 @@ def test_nothing_is_told_of_what_is_left_where_the_teacher_was_kept() -> None:
 
 def test_the_time_of_a_resumed_run_is_that_since_it_went_on() -> None:
     log, seconds = ProgressLog(), iter([0.0, 150.0])
-    StepProgress(log, ClassifierProduct.steps, since="since it went on", clock=lambda: next(seconds)).step("distil")
-    assert log.said == ["\ndistil (3 of 6), 2.5 min since it went on"]
+    StepProgress(log, ClassifierProduct.steps, since="since it was resumed", clock=lambda: next(seconds)).step("distil")
+    assert log.said == ["\ndistil (3 of 6), 2.5 min since it was resumed"]
 
 
 def test_effort_of_a_task() -> None:

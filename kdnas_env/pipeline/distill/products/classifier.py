@@ -138,7 +138,7 @@ def _unlabelled(options: TaskOptions, new: int, left_out: int) -> str:
     source = unlabelled_source(options.name or "", options.unlabelled)
     if source is None:
         return "  text without labels: none; more of your domain helps (`task.unlabelled`)"
-    more = f", {left_out:,} left out that stand in the task or twice" if left_out else ""
+    more = f", {left_out:,} texts of the task and duplicates left out" if left_out else ""
     return f"  text without labels: {new:,} of {source}{more}"
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from kdnas_env.bench.page import Chart, Cloud, Interval, Listing, Matrix, Page, Scatter, Series, Standings, View
 from kdnas_env.bench.race_page import COLUMNS
+from kdnas_env.support.page import Chart, Cloud, Interval, Listing, Matrix, Page, Scatter, Series, Standings, View
 
 HOSTILE = '<img src=x onerror="document.title=\'taken\'"></script><script>document.title="taken"</script>&amp;'
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kdnas_env.bench.plots import line_styles
+from kdnas_env.support.figures import line_styles
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _PLACE = "{data}"
