@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 from fuzzing import BATCH, fuzz, spoilt_json, survive
 from small_tables import planted_metadata
-from test_fuzz_plain import PROBE, RECORD_TEXT, STUDENT
+from test_fuzz_untrusted import PROBE, RECORD_TEXT, STUDENT
 
 from kdnas_env.bench.race import RACE
 from kdnas_env.bench.race import _prepare_folder as opened_race
