@@ -1,4 +1,4 @@
-"""What the command line says of bad input."""
+"""Error messages of the command line about bad input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def instead(words: list[str], given: list[str]) -> list[str]:
-    """Return a command with one flag and its values in the place of those that it has."""
+    """Return a command with the given flag and values in place of those that it has; appended if it has none."""
     if given[0] not in words:
         return [*words, *given]
     start = words.index(given[0])

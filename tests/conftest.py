@@ -28,35 +28,35 @@ from kdnas_env.support.scratch import scratch_folder
 if TYPE_CHECKING:
     from written_graphs import WrittenGraphs
 
-# Test processes share the cores, and threads that wait for one another burn them unless they sleep. Libraries read this
-# when they are loaded, which conftest.py of some folders does before pytest is configured.
+# Test processes share the cores, and OpenMP threads that wait without sleeping would waste them. Libraries read these
+# variables on import, and conftest.py of some folders imports such libraries before pytest is configured.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _MEMORY, _ROOM = "/dev/shm", 4 * 2**30
 
-# How long an example takes says more of what else the machine does than of the code. There are half as many as is
-# usual; tests that need more say so.
+# No deadline: the time of an example depends more on the load of the machine than on the code. 50 examples are half of
+# Hypothesis's default; tests that need more set their own number.
 settings.register_profile("kdnas", deadline=None, max_examples=50)
 settings.load_profile("kdnas")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", None)
-    if worker is None:  # workers of pytest-xdist, and all that tests start, inherit it
+    if worker is None:  # workers of pytest-xdist and processes that tests start inherit the environment
         _isolate()
-    else:  # but none waits until the students of another are trained
+    else:  # a lock per worker: none waits for the trainings of another
         os.environ["KDNAS_LOCK"] += f".{worker['workerid']}"
-    # Where a shell runs the tests in the background, interrupts are ignored, by the processes that they start too.
+    # If a shell runs the tests in the background, they and the processes that they start would ignore interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep the garbage collector off what is imported and collected: it stays to the end.
+    """Exclude imported modules and collected tests from garbage collection; they stay until the end.
 
-    These are millions of objects, all of which the collector would pass over each time. A training of transformers has
-    it do so at its start, which took more than half of the time of tests that train small models.
+    They are millions of objects, and each full collection would visit all of them. A training of transformers starts
+    with a full collection, which took more than half of the time of tests that train small models.
     """
     gc.disable()
     try:
@@ -70,7 +70,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
-    """Keep it off what the tests of a file have imported, too."""
+    """Also exclude what the tests of a file have imported from garbage collection."""
     try:
         return (yield)
     finally:
@@ -81,9 +81,9 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each worker a contiguous share of the tests, of which whoever is done first takes a part.
+    """Give each worker a contiguous share of the tests; idle workers take tests from the shares of others.
 
-    In the small portions that are the default, workers share out the tests of one file, and each makes its fixtures.
+    By default, workers get small portions: several of them run tests of one file, and each makes its fixtures.
     """
     if config.getvalue("dist") != "load":
         return None
@@ -93,11 +93,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def _in_memory() -> bool:
-    """Whether there is a file system in memory with room for the files of the tests.
+    """Return whether there is a file system in memory with room for the files of the tests.
 
-    Every commit of a store waits for the disk, some milliseconds, of which the tests have thousands.
+    On a disk, every commit of a store takes some milliseconds, and the tests make thousands of commits.
     """
-    with suppress(OSError, AttributeError):  # which another operating system does not have
+    with suppress(OSError, AttributeError):  # other operating systems lack the function or the folder
         status = os.statvfs(_MEMORY)
         room = status.f_bavail * status.f_frsize
         return room >= _ROOM and os.access(_MEMORY, os.W_OK) and not status.f_flag & os.ST_NOEXEC
@@ -105,16 +105,16 @@ def _in_memory() -> bool:
 
 
 def _isolate() -> None:
-    """Keep hidden states, the CPU lock and temporary files in a folder that ends with the tests.
+    """Keep hidden states, the CPU lock and temporary files in a folder that is removed after the tests.
 
-    It lies where TMPDIR says, else in memory if possible. What the user has of the hub, or reaches of it, is not seen
-    either, by libraries that are loaded after this.
+    The folder is in TMPDIR if set, otherwise in memory if possible. Libraries that are imported later see neither the
+    user's cache of the hub nor the hub itself.
     """
     if not any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")) and _in_memory():
         tempfile.tempdir = _MEMORY
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps those of failed tests
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps the folders of failed tests
     ending = ExitStack()
-    Finalize(None, ending.close, exitpriority=-200)  # after the folder that multiprocessing has in it, which is -100
+    Finalize(None, ending.close, exitpriority=-200)  # after multiprocessing removes its folder in it (priority -100)
     own = ending.enter_context(scratch_folder("tests"))
     tempfile.tempdir = os.environ["TMPDIR"] = str(own)
     os.environ["KDNAS_CACHE"] = str(own / "cache")
@@ -125,7 +125,7 @@ def _isolate() -> None:
 
 @pytest.fixture
 def moments(request: pytest.FixtureRequest) -> Random:
-    """Draws the moments at which a test kills processes, the same in every run; a test that fails shows the seed."""
+    """Generator of the moments at which a test kills processes: same in every run. A failing test shows the seed."""
     seed = zlib.crc32(request.node.name.encode())
     print(f"moments are drawn by Random({seed})")
     return Random(seed)
@@ -133,7 +133,7 @@ def moments(request: pytest.FixtureRequest) -> Random:
 
 @pytest.fixture(scope="module")
 def few_resamples() -> Iterator[None]:
-    """Rougher intervals, which take most of the time of small studies and comparisons of vectors."""
+    """Fewer resamples for intervals, which take most of the time of small studies and comparisons of vectors."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdnas_env.support.statistics.RESAMPLES", 100)
         patch.setattr("kdnas_env.tasks.vector_scores._RESAMPLES", 20)
@@ -142,7 +142,7 @@ def few_resamples() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def few_rounds() -> Iterator[None]:
-    """Latencies after five rounds, where their number is not what is tested: an export is timed for many seconds."""
+    """Latencies of only five rounds, for tests of other things; timing an export usually takes many seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdnas_env.latency.interleave._should_stop", lambda student_ns, *others: len(student_ns) >= 5)
         yield
@@ -150,13 +150,13 @@ def few_rounds() -> Iterator[None]:
 
 @pytest.fixture
 def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty files for pictures, where those are not what is tested: to draw one takes a third of a small search."""
+    """Empty files for pictures, for tests of other things; drawing one takes a third of the time of a small search."""
     _draw_nothing(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def only_blank_pictures() -> Iterator[None]:
-    """The same for a whole file, whose own fixtures draw as well."""
+    """As ``blank_pictures``, for a whole file, including its own fixtures."""
     with pytest.MonkeyPatch.context() as patch:
         _draw_nothing(patch)
         yield
@@ -170,7 +170,7 @@ def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium without a window, by selenium; tests of pages are skipped without it."""
+    """Headless Chromium, driven by Selenium; tests of pages are skipped without it."""
     if not shutil.which("chromedriver"):
         pytest.skip("there is no chromedriver on this machine (Debian: apt-get install chromium chromium-driver)")
     from selenium import webdriver
@@ -187,7 +187,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session", autouse=True)
 def options_are_read_once() -> Iterator[None]:
-    """Tyro reads the source code of all options for each command line, which takes half of the time to parse it."""
+    """Cache the source code of options, which Tyro reads for each command line in half of the parsing time."""
     from tyro._docstrings import _ClassTokenization
 
     with pytest.MonkeyPatch.context() as patch:
@@ -197,7 +197,7 @@ def options_are_read_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def operators_are_read_once() -> Iterator[None]:
-    """Torch's exporter reads the source of all operators of ONNX for each graph, which takes a sixth of its time."""
+    """Cache the registry of ONNX operators, which torch's exporter builds for each graph in a sixth of its time."""
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     with pytest.MonkeyPatch.context() as patch:
@@ -207,9 +207,7 @@ def operators_are_read_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def graphs_are_written_once(operators_are_read_once: None) -> Iterator[WrittenGraphs]:
-    """A graph of a model that another test has exported, or timed, is copied, with other weights in their place. Use
-    where graphs are not what is tested.
-    """
+    """Copy a graph that another test has exported or timed, with the new weights; for tests of other things."""
     from written_graphs import share_graphs
 
     with pytest.MonkeyPatch.context() as patch:
@@ -223,10 +221,10 @@ def bert_base() -> EncoderArchitecture:
 
 @pytest.fixture(scope="session")
 def tiny_teacher_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders in hub layout, one a teacher family: 3 layers, 32 wide, 4 heads, about 100 to 600 tokens, 64 positions.
+    """Folders in hub layout, one per teacher family: 3 layers, 32 wide, 4 heads, about 100 to 600 tokens, 64 positions.
 
     Keys: bert, roberta, xlm-roberta, albert, distilbert, electra. ``load_teacher(tiny_teacher_dirs["bert"])`` takes
-    some hundredths of a second. Do not write into them; ``tiny_teachers.save_teacher`` makes others.
+    some hundredths of a second. Do not write into them; for other teachers, use ``tiny_teachers.save_teacher``.
     """
     root = tmp_path_factory.mktemp("teachers")
     return {family: tiny_teachers.save_teacher(root / family, family) for family in tiny_teachers.FAMILIES}
@@ -234,7 +232,7 @@ def tiny_teacher_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 
 @pytest.fixture(scope="session")
 def flat_teacher(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the folder of a tiny teacher of one layer; to export a layer takes long. Do not write into it."""
+    """Return the folder of a tiny teacher of one layer, because exporting a layer takes long. Do not write into it."""
     root = tmp_path_factory.mktemp("flat")
 
     def make(family: str) -> Path:
@@ -254,7 +252,7 @@ def tiny_corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_space() -> dict[str, list[Any]]:
-    """A search space that takes no time to search."""
+    """A search space that is fast to search."""
     return {
         "num_hidden_layers": [1, 2, 3],
         "num_attention_heads": [2, 4],
@@ -267,7 +265,7 @@ def small_space() -> dict[str, list[Any]]:
 def student_folder(
     tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Return the folder of a student that was distilled for a moment. Do not write into it."""
+    """Return the folder of a briefly distilled student. Do not write into it."""
     import small_tasks
 
     root = tmp_path_factory.mktemp("student")

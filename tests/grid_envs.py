@@ -1,4 +1,4 @@
-"""An environment that knows nothing of kdnas, and what the wrapper tests ask of any environment."""
+"""A grid environment that does not use kdnas, and helpers of the wrapper tests."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def grid_points(nvec: Iterable[int]) -> list[tuple[int, ...]]:
 
 
 def planted(**options: Any) -> gym.Env[Any, Any]:
-    """A planted search with nothing around it that would get in the way of a checker."""
+    """Return a planted environment without wrappers, which would disturb a checker."""
     return gym.make("kdnas/Planted-v0", **options).unwrapped
 
 

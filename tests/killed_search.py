@@ -1,4 +1,4 @@
-"""What a process does that is killed: it searches a planted landscape, or goes on with a search that was begun."""
+"""The search of a process that a test kills: it searches a planted landscape, or resumes its search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import kdnas_env
 
 
 class Logged(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Writes every action down before it is tried."""
+    """Logs every action before it is evaluated."""
 
     def __init__(self, env: Any, log: Path, pause: float) -> None:
         super().__init__(env)
@@ -28,7 +28,7 @@ class Logged(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def search(name: str, config: dict[str, Any], folder: Path, pause: float) -> None:
-    """Begin a search in a folder, or go on with it."""
+    """Start a search in a folder, or resume it."""
     state = folder / "state.npz"
     env = Logged(gymnasium.make("kdnas/Planted-v0", failures=0.1, budget=40), folder / "log", pause)
     agent = kdnas_env.make_agent(name, **config)

@@ -1,4 +1,4 @@
-"""A planted landscape of 36,720 points, of which random search sees too few."""
+"""A planted landscape of 36,720 points, too large for random search."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def chance_of_luck(agent: Agent[Any]) -> float:
 
 
 def best_rewards(agent: Agent[Any]) -> np.ndarray:
-    """Return the best reward that each of some searches found."""
+    """Return the best reward of one search per seed."""
     return np.array([agent.search(environment(), seed=seed).best_reward for seed in SEEDS])
 
 
@@ -42,5 +42,5 @@ def by_chance() -> np.ndarray:
 
 @cache
 def environment() -> gym.Env:
-    """Return the environment; listing the space takes some tenths of a second, so that it is made once."""
+    """Return the environment; it is made once, because listing the space takes some tenths of a second."""
     return gym.make("kdnas/Planted-v0", space=LARGE_SPACE, budget=BUDGET)

@@ -1,4 +1,4 @@
-"""Distillation the plain way, to compare with: transformers' own padded forward, whole vocabulary, masked losses."""
+"""Plain distillation, as a reference: transformers' own padded forward pass, whole vocabulary, masked losses."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def tiny_student(family: str = "bert", **changes: Any) -> StudentConfig:
 
 
 def workload_of(teacher: Teacher, corpus: Corpus, directory: Path) -> Workload:
-    # float32, so that nothing but the order of sums sets it apart from the teacher itself.
+    # float32, so that cached states differ from the teacher's only by the order of sums.
     states = open_cache(teacher, corpus, directory, dtype="float32")
     return Workload(teacher, corpus, states, corpus.train, corpus.heldout, torch.device("cpu"))
 
 
 def shake(model: torch.nn.Module, seed: int = 0, scale: float = 0.2) -> None:
-    """Move every parameter, so that none is 0 or 1 and none can stand in for another."""
+    """Add noise to every parameter, so that none is 0 or 1 and no two are equal."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""What is printed, for fixtures that several tests read: pytest's own capture lasts for one test."""
+"""Captured output, for fixtures that several tests read; pytest's own capture lasts for one test."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Processes that tests watch, interrupt and kill.
 
-They are real ones, with a session, output and environment of their own, but forked from Python's fork server, which has
-imported what they need: a new interpreter takes seconds for that. The server is itself forked, from the tests before
-the first of them has run. So is the fork server of each process, which is that of its workers. Tests of how an
-interpreter starts do not use them.
+They are real processes, each with its own session, output and environment. They are forked from Python's fork server,
+which has already imported their modules; a new interpreter would take seconds to import them. The server itself is
+forked from the test process before the first test runs. In the same way, each started process forks the fork server of
+its own workers. Tests of the start of an interpreter do not use this module.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ MODULES = (
     "transformers.models.auto.tokenization_auto",
     *(f"transformers.models.{family}.modeling_{family}" for family in ("bert", "roberta", "albert")),
 )
-"""What most of them need that takes long to import."""
+"""Modules that most of the processes need and that take long to import."""
 
 
 def start_server() -> None:
-    """Start the server, which workers that tests start use, too; it ends with this process.
+    """Start the fork server, also for workers that tests start; it ends with this process.
 
-    Call it before PyTorch has computed anything: a process that is forked afterwards may wait for threads it lacks.
+    Call it before PyTorch computes anything: a process that is forked later may wait for threads that it lacks.
     """
     for module in MODULES:
         importlib.import_module(module)
@@ -58,13 +58,13 @@ def start_server() -> None:
 
 
 class Started:
-    """A process that was started; with attributes of :class:`subprocess.Popen`.
+    """A started process, with attributes of :class:`subprocess.Popen`.
 
     Args:
-        target: What it does, a function of a module; it ends with what this returns as exit status.
-        arguments: Those of ``target``.
-        environment: Environment variables beside those of this process.
-        output: File of its output; None for ``stdout``.
+        target: Function of a module that the process calls; its return value is the exit status.
+        arguments: Arguments of ``target``.
+        environment: Environment variables in addition to those of this process.
+        output: File for the output; None for ``stdout``.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Started:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end and return the exit status."""
+        """Wait for the end of the process and return the exit status."""
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
@@ -102,7 +102,7 @@ class Started:
         return self.returncode
 
     def read(self, timeout: float | None = None) -> str:
-        """Wait for its end and return what is left of its output."""
+        """Wait for the end of the process and return the rest of its output."""
         output = self.stdout.read()
         self.wait(timeout)
         return output
@@ -112,7 +112,7 @@ class Started:
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         self._process.kill()
 
 
@@ -122,7 +122,7 @@ def start_command(arguments: list[str], **settings: Any) -> Started:
 
 
 def workers_of(process: int) -> list[psutil.Process]:
-    """Return the workers that a process has started, by its number."""
+    """Return the workers of the process with this id."""
     children = psutil.Process(process).children()
     if sys.platform != "linux":
         return [child for child in children if _is(child, "spawn_main")]
@@ -132,7 +132,7 @@ def workers_of(process: int) -> list[psutil.Process]:
 def _is(process: psutil.Process, kind: str) -> bool:
     try:
         return kind in " ".join([process.name(), *process.cmdline()])
-    except psutil.NoSuchProcess:  # it has just ended
+    except psutil.NoSuchProcess:  # the process has just ended
         return False
 
 
@@ -148,10 +148,10 @@ def _work(
     for stream in (1, 2):
         os.dup2(file, stream)
     writer.close()
-    # As in a new interpreter: the output is buffered, what goes wrong is not.
+    # As in a new interpreter: stdout is buffered, stderr only by line.
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", 1, closefd=False)
     os.environ.update(environment)
-    leave_nothing_behind()  # if it is killed: Python would warn of that when the tests end
+    leave_nothing_behind()  # otherwise Python would warn about a killed process when the tests end
     if sys.platform == "linux":
         with patch.object(util, "spawnv_passfds", _fork):
             worker_context()
@@ -159,12 +159,12 @@ def _work(
 
 
 def _fork(path: bytes, arguments: Sequence[str], kept: Sequence[int]) -> int:
-    """Run in a fork what a new interpreter would be started for; return its number."""
+    """Fork a process for the command of a new interpreter; return the id of the process."""
     if process := os.fork():
         return process
     try:
-        Path("/proc/self/comm").write_text("forkserver")  # by which it is known from outside, as a new one is
-        # It is forked in the middle of ``ensure_running``, whose lock nobody would release here.
+        Path("/proc/self/comm").write_text("forkserver")  # the name by which workers_of finds it
+        # The fork happens within ``ensure_running``, and nothing would release its lock in this process.
         forkserver._forkserver._lock = threading.Lock()  # type: ignore[attr-defined]
         # Not closed: a file of the tests that writes or closes later would otherwise hit another file of its number.
         nowhere = os.open(os.devnull, os.O_RDWR)

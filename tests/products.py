@@ -1,4 +1,4 @@
-"""Products of parameters of which every pair of values is tested, not every combination."""
+"""Pairwise testing: every pair of parameter values is tested, not every combination."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Place = tuple[int, Any]
 
 
 def all_pairs(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Return a few rows of the product of axes in which every two values of different axes meet, the same every time.
+    """Return a few rows of the product of axes that contain every pair of values of different axes; deterministic.
 
-    Rows are chosen greedily: each is the first in the product that has the most pairs that no other has.
+    Rows are chosen greedily: each is the first in the product with the most pairs that no earlier row has.
     """
     rows = list(product(*axes))
     pairs = {row: {*combinations(enumerate(row), 2)} for row in rows}

@@ -1,4 +1,4 @@
-"""Progress that keeps what it is told, for tests."""
+"""Progress that records its calls, for tests."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from kdnas_env.support.progress import Tone
 
 @dataclass
 class ProgressLog:
-    """Keeps what it is told.
+    """Records its calls.
 
     Attributes:
-        on_say: Called when something is said.
-        begun: Names of the work that began.
-        steps: How far it was, and of how much.
-        said: What was said.
+        on_say: Called by each ``say``.
+        begun: Names passed to ``begin``.
+        steps: Arguments of ``advance``: finished and total work.
+        said: Texts passed to ``say``.
     """
 
     on_say: Callable[[], None] = lambda: None

@@ -14,9 +14,9 @@ def small_settings(root: Path, teacher: Path, corpus: Path) -> dict[str, str]:
     """Return flags of a run that searches two students.
 
     Args:
-        root: Folder for what the run reads and keeps.
+        root: Folder for the file of the space and the cache of the run.
         teacher: Folder of a tiny teacher.
-        corpus: Text.
+        corpus: File of the text.
     """
     space = {"num_hidden_layers": [1], "num_attention_heads": [2], "hidden_size": [16], "intermediate_size": [16, 32]}
     (root / "space.json").write_text(json.dumps(space))
@@ -39,7 +39,7 @@ def small_settings(root: Path, teacher: Path, corpus: Path) -> dict[str, str]:
 
 
 def flags_of(given: Mapping[str, str]) -> Flags:
-    """Return what makes command lines from some flags."""
+    """Return a function that makes command lines from some flags."""
 
     def make(out: Path, **changes: str) -> list[str]:
         changed = {f"--{name.replace('__', '.').replace('_', '-')}": value for name, value in changes.items()}

@@ -1,4 +1,4 @@
-"""Tables made of the planted landscape, in milliseconds."""
+"""Tables of the planted landscape, built in milliseconds."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ HEADERS = {
 
 
 def rows(spec: TaskSpec, split: str) -> list[dict[str, Any]]:
-    """Sentences of the tiny teachers' vocabulary; the verb decides the label. One text holds an open quote."""
+    """Return rows of the tiny teachers' sentences; the verb decides the label. One text contains an open quote."""
     texts = tiny_teachers.sentences()
     count = TRAIN_ROWS if split == "train" else EVALUATION_ROWS
     start = {"train": 0, "validation": 40, "validation_matched": 40, "validation_mismatched": 80}[split]
@@ -59,7 +59,7 @@ def rows(spec: TaskSpec, split: str) -> list[dict[str, Any]]:
 
 
 def write_rows(path: Path, written: list[dict[str, Any]]) -> Path:
-    """Write rows as parquet, jsonl or csv, whichever the name says."""
+    """Write rows as parquet, jsonl or csv, by the suffix of the path."""
     import csv
 
     import pyarrow as pa
@@ -79,14 +79,14 @@ def write_rows(path: Path, written: list[dict[str, Any]]) -> Path:
 
 
 def named_spec(labels: tuple[str, ...]) -> TaskSpec:
-    """A task of one's own with classes of some names, which is validated and tested on."""
+    """Return a custom task with these class names, a validation split and a test split."""
     return TaskSpec("own", ("text",), labels=labels, splits=("validation", "test"), scored=("test",))
 
 
 def easy_task(
     name: str = "rotten_tomatoes", samples: int = 120, seed: int = 0, spec: TaskSpec | None = None
 ) -> TaskData:
-    """Whoever reads the words solves it: the sentence names critics, or us all; pairs agree or do not."""
+    """Return a task that words solve: texts contain "critics" (label 1) or "us all"; pairs contain a text twice."""
     rng = np.random.default_rng(seed)
     spec = spec or TASKS[name]
 
@@ -107,7 +107,7 @@ MULTI = TaskSpec("own", ("text",), ("f1_macro",), ("a", "b"), ("validation", "te
 
 
 def multi_label_task(samples: int = 120) -> TaskData:
-    """The first class is of whoever names critics, the second of those who name a film."""
+    """Return a task with two classes: texts with "critics", and texts with "film" or "music"."""
 
     def labelled(split: Split) -> Split:
         marks = [["critics" in text, "film" in text or "music" in text] for text in split.texts[0]]
@@ -118,7 +118,7 @@ def multi_label_task(samples: int = 120) -> TaskData:
 
 
 def write_hub_layout(root: Path, endings: tuple[str, ...] = ("parquet", "jsonl", "csv")) -> Path:
-    """Write all tasks as on the hub, the kinds of files in turn."""
+    """Write all tasks in the layout of the hub, alternating between file types."""
     for number, name in enumerate(GLUE_TASKS):
         spec = TASKS[name]
         for split in ("train", *spec.splits):
@@ -128,7 +128,7 @@ def write_hub_layout(root: Path, endings: tuple[str, ...] = ("parquet", "jsonl",
 
 
 def write_original_layout(root: Path) -> Path:
-    """Write all tasks as in the archive of GLUE."""
+    """Write all tasks in the layout of the GLUE archive."""
     for name in GLUE_TASKS:
         spec = TASKS[name]
         (root / spec.folder).mkdir(parents=True)

@@ -12,7 +12,7 @@ ACTIVATIONS = ("gelu", "gelu_python", "relu", "silu", "swish", "gelu_new")
 
 @st.composite
 def teachers(draw: st.DrawFn) -> EncoderArchitecture:
-    """Encoders of every type and of odd shapes: 1 to 30 layers, 1 to 24 heads of 1 to 80."""
+    """Encoders of every type and of odd shapes: 1 to 30 layers, 1 to 24 heads of width 1 to 80."""
     family = draw(st.sampled_from(PLAIN_TYPES))
     heads = draw(st.integers(1, 24))
     hidden = heads * draw(st.integers(1, 80))

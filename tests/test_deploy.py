@@ -1,4 +1,4 @@
-"""The files of deploy/ run commands of this version, start and go on with a run, and agree with each other."""
+"""The files of deploy/ run commands of this version, start and resume a run, and agree with each other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEAD = JOB["spec"]["rayClusterSpec"]["headGroupSpec"]
 
 
 def options_of(arguments: list[str]) -> SearchOptions:
-    """What a command line that begins with ``kdnas`` asks for; a flag that is not there ends the test."""
+    """Return the options of a ``kdnas`` command line; an unknown flag fails the test."""
     program, *rest = arguments
     assert program == "kdnas"
     options: SearchOptions = parse(rest).args[1]  # type: ignore[attr-defined]
@@ -51,7 +51,7 @@ def stub(folder: Path, name: str, code: str) -> None:
 
 
 def run(command: list[str], folder: Path, **variables: str) -> list[str]:
-    """The command that a script comes to, with stubs of the folder in place of the programs of a cluster."""
+    """Return the command that a script runs, with the stubs in a folder in place of the programs of a cluster."""
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(folder), **variables}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -67,7 +67,7 @@ def container(group: dict[str, Any]) -> dict[str, Any]:
 def test_the_job_on_kubernetes_starts_and_goes_on(tmp_path: Path) -> None:
     stub(tmp_path, "kdnas", 'printf "%s\\n" kdnas "$@"')
     entrypoint = JOB["spec"]["entrypoint"].replace("/runs/", f"{tmp_path}/runs/")
-    # The shell of the submitter splits it, and the shell of the head is given it quoted again.
+    # The shell of the submitter splits the command, and the shell of the head gets it quoted again.
     entrypoint = shlex.join(shlex.split(entrypoint))
     first = options_of(run(["sh", "-c", entrypoint], tmp_path))
     assert (first.out, first.resume) == (f"{tmp_path}/runs/first", None)
@@ -161,7 +161,7 @@ for flags in [shlex.split(only) for found in starts for only in found]:
 
 def test_ray_takes_the_cluster(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    # In a process of its own: what Ray warns of would be an error here.
+    # In a separate process: warnings of Ray would be errors here.
     command = [sys.executable, "-c", _VALIDATE, str(DEPLOY / "cluster.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

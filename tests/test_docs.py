@@ -1,4 +1,4 @@
-"""Every Python example of README and pages runs as it stands there; commands parse, and links lead somewhere."""
+"""Every Python example of README and pages runs unchanged, commands parse, and the targets of links exist."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def block(part: str) -> str:
 
 
 def run(code: str, folder: Path) -> str:
-    """Run code as a script, in a process of its own and in a folder, and return its output."""
+    """Run code as a script, in a folder and in a separate process, and return its output."""
     script = folder / "script.py"
     script.write_text(code)
     return _printed(Started(_run_script, script))
@@ -42,7 +42,7 @@ def _run_script(script: Path) -> None:
     os.chdir(script.parent)
     warnings.simplefilter("error")
     main = ModuleType("__main__")
-    main.__file__ = str(script)  # which its workers import
+    main.__file__ = str(script)  # workers import this file
     sys.modules["__main__"] = main
     exec(compile(script.read_text(), script, "exec"), vars(main))
 
@@ -163,7 +163,7 @@ def test_every_block_is_tried() -> None:
 
 
 def test_what_registers_the_environments_is_imported() -> None:
-    """Examples run where it has been imported already."""
+    """The tests above would not notice: they run examples in processes that have already imported kdnas_env."""
     made = [code for code in BLOCKS if re.search(r"gym\.make\w*\(", code)]
     assert made
     assert [code for code in made if not re.search(r"^(import|from) kdnas_env", code, re.MULTILINE)] == []
@@ -181,7 +181,7 @@ def test_commands_parse(command: str) -> None:
     words = shlex.split(command)[1:]
     known = {word for name in COMMANDS for word in name.split()} | {"COMMAND", "glue"}
     assert words[0] in known
-    # A name alone, as in a sentence, is no whole command, and help is no options.
+    # The name of a command alone, as in a sentence, and requests for help have no options to parse.
     if " ".join(words) not in COMMANDS and not asks_for_help(words):
         parse_words(words)
 

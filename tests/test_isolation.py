@@ -1,4 +1,4 @@
-"""A session of tests keeps to itself what it writes: the user's folders and the next session see nothing of it."""
+"""A test session leaves no files behind: neither in the user's folders nor for the next session."""
 
 from __future__ import annotations
 

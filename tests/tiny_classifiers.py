@@ -26,7 +26,7 @@ TASKS: dict[str, Callable[[], TaskData]] = {
     "regression": lambda: small_tasks.easy_task(spec=replace(NAMED, labels=(), metrics=("pearson",)), samples=160),
     "pair": lambda: small_tasks.easy_task(spec=replace(NAMED, columns=("first", "second")), samples=32),
 }
-"""Kinds of tasks, with pairs of texts as one more."""
+"""Kinds of tasks, including pairs of texts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class TinyClassifier:
     taught: TaskTeacher
 
     def save(self, folder: Path, **options: Any) -> ClassifierRecord:
-        """Write its folder."""
+        """Write the folder of the student."""
         return save_classifier(folder, self.learnt, self.teacher.tokenizer, self.task, self.taught, **options)
 
 

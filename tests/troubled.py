@@ -1,4 +1,4 @@
-"""Evaluators that take their time, die, hang or raise, in whatever process they are made."""
+"""Evaluators that are slow, die, hang or raise, in any process."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ CONFIGS = list(SPACE)[::37][:24]
 
 @dataclass(frozen=True)
 class Troubled:
-    """The planted landscape, with trouble; picklable, and a maker of itself.
+    """A planted evaluator with faults; it is picklable, and a factory of itself.
 
     Attributes:
-        seconds: Seconds of each epoch.
-        folder: Where it notes each evaluation that begins, in a file named by its process and number.
+        seconds: Duration of each epoch.
+        folder: Folder for one file per begun evaluation, named by student, process and time; empty for none.
         deadly: The student whose evaluation kills the worker.
-        deaths: Only so often; 0: always.
+        deaths: How often it kills the worker; 0 for always.
         hanging: The student whose evaluation hangs, once.
         raising: The student whose evaluation raises.
-        hungry: The student whose evaluation wants more memory than there is.
-        held: Students whose evaluation waits until a file named ``go`` stands in the folder.
-        start_error: What making it raises.
+        hungry: The student whose evaluation needs more memory than there is.
+        held: Students whose evaluation waits until the folder contains a file named ``go``.
+        start_error: Message of the error that the factory raises; ``die`` kills the process instead.
         identity: Appended to the fingerprint.
     """
 
@@ -83,7 +83,7 @@ class Troubled:
         return PlantedEvaluator(SPACE).evaluate(configs, fidelity, on_epoch=slowly)
 
     def _note(self, config: StudentConfig) -> int:
-        """Note that an evaluation begins; return how often it has begun."""
+        """Record that an evaluation begins; return how often it has begun."""
         if not self.folder:
             return 1
         name = str(config).replace("/", "_")
@@ -97,5 +97,5 @@ def begun(folder: Path, config: StudentConfig) -> int:
 
 
 def notes(folder: Path, config: StudentConfig) -> list[Path]:
-    """Return the files that say that the evaluation of a student has begun: student, process and time."""
+    """Return the files of begun evaluations of a student, named by student, process and time."""
     return list(folder.glob(f"{str(config).replace('/', '_')} *"))

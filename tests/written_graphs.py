@@ -1,4 +1,4 @@
-"""Graphs that are exported once a structure: torch's exporter takes seconds for each."""
+"""Exported graphs, cached by the structure of the model: torch's exporter takes seconds for each."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _IN_NO_GRAPH = dict.fromkeys(
         *("problem_type", "vocab_size"),
     )
 )
-"""Settings of a model that only name something, or are of its training or tokens. Modules tell the number of labels."""
+"""Settings of a model that do not change its graph: names, training, tokens. Modules tell the number of labels."""
 
 _TOKENS = re.compile(r"(?<=word_embeddings\): Embedding\()\d+")
-"""The number of tokens, in the text of a model."""
+"""Matches the number of tokens in a printed model."""
 
 
 @dataclass(frozen=True)
 class WrittenGraphs:
-    """Graphs of models.
+    """Cache of exported graphs.
 
     Attributes:
-        folder: Where they are kept; it is made.
+        folder: Folder of the graphs; created if needed.
     """
 
     folder: Path
@@ -53,10 +53,10 @@ class WrittenGraphs:
         longest: int | None = None,
         outputs: Mapping[str, Output] = LAST_HIDDEN_STATE,
     ) -> None:
-        """Do as :func:`~kdnas_env.latency.onnx_runtime.write_graph`; of a known graph only the weights are replaced.
+        """As :func:`~kdnas_env.latency.onnx_runtime.write_graph`, but only replaces the weights of a cached graph.
 
-        Two models have the same graph where modules and settings are the same; the longest sequence and the number of
-        tokens do not matter. Outputs of one name are taken for the same.
+        Two models share a graph if their modules and settings are equal; the longest sequence and the number of tokens
+        do not matter. Outputs of the same name count as equal.
         """
         shapes = None if longest else [tuple(tensor.shape) for tensor in example.values()]
         configs: list[Any] = [part.config for part in model.modules() if hasattr(part, "config")]
@@ -72,7 +72,7 @@ class WrittenGraphs:
                 file.write(path.read_bytes())
             return
         graph = onnx.load(kept)
-        # The exporter names weights as the model does, which is the attribute "model" of what is exported.
+        # The exporter names weights as the model does, after "model.", the attribute of the exported module.
         weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
         for constant in graph.graph.initializer:
             if constant.name in weights:
@@ -82,7 +82,7 @@ class WrittenGraphs:
 
 
 def share_graphs(patch: pytest.MonkeyPatch) -> WrittenGraphs:
-    """Have exports and their measurements write graphs once in all test processes."""
+    """Make exports and their latency measurements share cached graphs, across all test processes."""
     written = WrittenGraphs(Path(os.environ["TMPDIR"]) / "graphs")
     for module in (measuring, exporting):
         patch.setattr(module, "write_graph", written.write)
@@ -90,7 +90,7 @@ def share_graphs(patch: pytest.MonkeyPatch) -> WrittenGraphs:
 
 
 def command_with_shared_graphs(arguments: list[str]) -> int:
-    """Run ``kdnas``, for a process that a test starts."""
+    """Run ``kdnas`` with shared graphs, in a process that a test starts."""
     with pytest.MonkeyPatch.context() as patch:
         share_graphs(patch)
         return main(arguments)

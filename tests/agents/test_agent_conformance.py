@@ -25,14 +25,14 @@ QUICK: dict[str, dict[str, Any]] = {
     "reinforce": {"hidden_size": 8, "tries": 3},
     "recurrent-ppo": {"n_epochs": 1, "lstm_hidden_size": 8},
 }
-"""Settings that make an agent fast where it need not be good."""
+"""Settings that make agents fast; the tests do not need good agents."""
 
 SEEDLESS = "exhaustive"
 """The agent whose proposals do not depend on the seed: exhaustive search goes through the points in order."""
 
 WITH_A_START_OF_THEIR_OWN = ("lstm-meta", "optuna", "parameter-count", "transfer-evolution")
-"""Agents that take part in what the base class does before the first proposal. The others of the folder ``transfer``
-begin as ``transfer-evolution`` does."""
+"""Agents that override how the base class starts or runs a search. The other agents of the folder ``transfer`` start
+a search like ``transfer-evolution``."""
 
 
 WORK_OF_THE_BASE_CLASS = (
@@ -46,11 +46,11 @@ WORK_OF_THE_BASE_CLASS = (
     "test_a_vector_environment",
     "test_rounds_are_reported",
 )
-"""Clauses that an agent cannot break without beginning a search in a way of its own."""
+"""Clauses that an agent can break only if it starts a search in its own way."""
 
 
 class TestAll(AskTellConformance):
-    """The whole contract: the simplest agent, and those that begin a search in a way of their own."""
+    """The whole contract: the simplest agent, and the agents that start a search in their own way."""
 
     @pytest.fixture(params=["random", *WITH_A_START_OF_THEIR_OWN])
     def make_agent(self, request: pytest.FixtureRequest) -> MakeAgent:
@@ -58,7 +58,7 @@ class TestAll(AskTellConformance):
 
 
 class TestOthers(AskTellConformance):
-    """Every other agent keeps what is not the work of the base class."""
+    """All other agents, without the clauses that only the base class can break."""
 
     @pytest.fixture(params=sorted({*kdnas_env.agent_names()} - {SEEDLESS, "random", *WITH_A_START_OF_THEIR_OWN}))
     def make_agent(self, request: pytest.FixtureRequest) -> MakeAgent:
@@ -66,7 +66,7 @@ class TestOthers(AskTellConformance):
 
 
 class TestDetermined(AskTellConformance):
-    """An agent that proposes the same whatever the seed."""
+    """The agent whose proposals do not depend on the seed."""
 
     DETERMINED = True
 

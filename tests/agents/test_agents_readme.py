@@ -1,4 +1,4 @@
-"""The catalogue of the folder of agents names every agent and every file of shared code."""
+"""The README of the folder of agents lists every agent and every file of shared code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking and telling by hand, with the simplest agent."""
+"""Direct calls of ``ask`` and ``tell`` on the simplest agent."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_a_state_that_lacks_something_is_refused(tmp_path: Path) -> None:
     agent.ask(2)
     agent.save(tmp_path / "whole")
     whole = read_state(tmp_path / "whole")
-    for name in whole.keys() - {"free"}:  # which states of 0.1 lack
+    for name in whole.keys() - {"free"}:  # missing in states of version 0.1
         write_state(tmp_path / "part", {key: value for key, value in whole.items() if key != name})
         with pytest.raises(RunError):
             RandomAgent().load(tmp_path / "part")
@@ -220,4 +220,4 @@ def test_a_proposal_is_filled_up_with_random_points() -> None:
     agent.tell(first, [1.0, 2.0, 3.0])
     assert agent.ranking.rounds[0].random.tolist() == [False, False, True]
     assert agent.ranking.rounds[0].exploration == 0.5
-    assert len(agent.ask(3)) == 2  # nothing else is left
+    assert len(agent.ask(3)) == 2  # all that is left

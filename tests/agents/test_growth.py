@@ -1,4 +1,4 @@
-"""What a proposal costs does not grow with what was evaluated before; work is counted, not timed."""
+"""The cost of a proposal does not grow with the number of evaluations; work is counted, not timed."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ CHEAP: dict[str, dict[str, Any]] = {
     "maskable-ppo": {"n_epochs": 1},
     "dqn": {"replay_size": 32, "gradient_steps": 1},
 }
-"""Agents that differ in what they keep, with settings that make them fast and what they keep of a long search short."""
+"""Agents that store different things, with settings that make them fast and limit what they store."""
 
 SPACES = {"listed": [5] * 5, "drawn from by rejection": [50] * 5}
 FEW, MANY = 75, 300
-"""Between powers of two, at which arrays grow."""
+"""Numbers of evaluations that are far from powers of two, at which arrays grow."""
 KEPT = 600
-"""Evaluations whose memory is measured, more than what an agent takes without any."""
+"""Number of evaluations whose memory is measured; they need more memory than the rest of the agent."""
 
 
 @pytest.fixture(params=SPACES.values(), ids=list(SPACES))
@@ -62,7 +62,7 @@ def rewards_of(actions: np.ndarray) -> list[float]:
 
 
 def told(agent: AskTellAgent[Any], nvec: list[int], evaluations: int) -> None:
-    """Tell an agent of points that it has not asked for, one by one, until there are so many."""
+    """Report unproposed points to an agent, one by one, until it has the given number of evaluations."""
     points = np.random.default_rng(0).choice(int(np.prod(nvec)), size=MANY, replace=False)[:evaluations]
     for point in points[agent.ranking.evaluations :].tolist():
         action = np.array([np.unravel_index(point, nvec)])
@@ -71,7 +71,7 @@ def told(agent: AskTellAgent[Any], nvec: list[int], evaluations: int) -> None:
 
 @contextmanager
 def counted() -> Iterator[list[int]]:
-    """Count the functions that are called in the block."""
+    """Count the function calls in the block."""
     count = [0]
 
     def note(frame: Any, event: str, argument: Any) -> None:
@@ -85,7 +85,7 @@ def counted() -> Iterator[list[int]]:
 
 
 def bytes_of(call: Callable[[], Any]) -> int:
-    """Return how many bytes a call had allocated at most at a time."""
+    """Return the peak memory that a call allocates, in bytes."""
     tracemalloc.reset_peak()
     before, _ = tracemalloc.get_traced_memory()
     call()
@@ -93,13 +93,13 @@ def bytes_of(call: Callable[[], Any]) -> int:
 
 
 def work(agent: AskTellAgent[Any], steps: int = 5) -> tuple[float, float]:
-    """Return how many functions are called, and bytes allocated, for a proposal and its answer; means over some."""
+    """Return the mean function calls, and mean peak memory in bytes, of one proposal and the report of its reward."""
 
     def step() -> None:
         actions = agent.ask(1)
         agent.tell(actions, rewards_of(actions))
 
-    for _ in range(steps):  # a local search draws some points before it climbs
+    for _ in range(steps):  # local search draws random points before it climbs
         step()
     with counted() as count:
         for _ in range(steps):

@@ -1,4 +1,4 @@
-"""A search that is killed at any moment and started again proposes what one that was left alone does."""
+"""A search that is killed at any moment and restarted makes the same proposals as an uninterrupted search."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import kdnas_env
 from kdnas_env.support.cpu_lock import pinned_threads
 
 KEEPERS = ("random", "local-search", "lstm", "reinforce", "optuna", "ppo")
-"""An agent for each way to go on: with random numbers only, a place, a model trained before each round, a policy that
-learns again round by round, a study, and an algorithm that learns again."""
+"""An agent for each way to resume: random numbers only, a position, a model trained before each round, a policy that is
+retrained round by round, a study, and an algorithm that is retrained."""
 
 QUICK: dict[str, dict[str, Any]] = {"lstm": {"epochs": 3}, "ppo": {"n_epochs": 2}}
 

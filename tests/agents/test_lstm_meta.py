@@ -1,4 +1,4 @@
-"""The controller that learns across tasks: what it knows beforehand, what it learns, and how it is trained."""
+"""The controller that learns across tasks: its prior knowledge, its learning in a search, and its training."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_the_controller_of_the_package_knows_an_unseen_task_at_once() -> None:
     env = Task.parse(UNSEEN).make_env(Budget(8))
     result = kdnas_env.make_agent("lstm-meta").search(env, seed=0)
     earned = truth.reward[np.searchsorted(truth.index, [int(info["index"]) for info in result.infos])]
-    # One of eight random students is among the best 7 of 660 in 8 % of the searches.
+    # Random search finds one of the best 7 of 660 students within eight evaluations in 8 % of the searches.
     assert earned.max() >= np.sort(truth.reward)[-7]
 
 
@@ -153,7 +153,7 @@ def test_the_unit_of_rewards_is_found() -> None:
     actions = torch.randint(0, 2, (24, 3), generator=generator)
     mean, phi = (part.double() for part in controller.read(torch.zeros(4), actions))
     mean = 3 * mean / mean.std()
-    # Features that say nothing: what they could say of the mean would be taken for its scale.
+    # The features are zero; otherwise they could explain a part of the mean, which would bias the scale.
     unit = Unit.of(mean, 0 * phi, 0.4 + 0.05 * mean, controller.noise.double(), usual=0.03)
     assert unit.scale == pytest.approx(0.05, rel=0.15)
     assert unit.offset + unit.scale * float(mean.mean()) == pytest.approx(0.4 + 0.05 * float(mean.mean()), abs=0.01)

@@ -1,4 +1,4 @@
-"""What agents whose policy proposes have in common: REINFORCE and those of Stable-Baselines3."""
+"""Shared behaviour of agents whose policy makes the proposals: REINFORCE and those of Stable-Baselines3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What agents that predict rewards share: candidates, the replay, the scale of rewards."""
+"""Shared code of agents that predict rewards: candidates, the replay, the scale of rewards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searches that were saved by version 0.1 go on; ``states_of_0_1/README.md`` says how they were made."""
+"""Searches that version 0.1 saved can be resumed; ``states_of_0_1/README.md`` says how they were made."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import kdnas_env
 STATES = Path(__file__).parent / "states_of_0_1"
 PROPOSALS: dict[str, list[list[int]]] = json.loads((STATES / "proposals.json").read_text())
 SAVED = 16
-"""Evaluations before a state was saved."""
+"""Number of evaluations in each saved state."""
 
 ROUNDED = ("lstm", "lstm-ensemble", "reinforce")
-"""Agents that train networks, whose last digits depend on the processor."""
+"""Agents that train networks; the last digits of their weights depend on the processor."""
 
 
 @pytest.mark.parametrize("name", PROPOSALS)

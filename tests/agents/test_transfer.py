@@ -1,4 +1,4 @@
-"""Agents with experience of other tasks: what they know beforehand, what they learn, and how they are trained."""
+"""Agents with experience of other tasks: their prior knowledge, their learning in a search, and their training."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ policies = pytest.mark.parametrize("policy", POLICIES)
 
 
 def small(tasks: int = 6) -> Experience:
-    """All points of a small space but one; on task t the best choice of the last dimension is t modulo 4."""
+    """Return experience of all but one point of a small space; on task t, the best last choice is t modulo 4."""
     points = np.stack(np.unravel_index(np.arange(1, 12), tuple(NVEC)), axis=1)
     described = np.zeros((tasks, len(FEATURES)), dtype=np.float32)
     described[:, 0] = np.arange(tasks) % 4
@@ -113,7 +113,7 @@ def test_a_command_gathers_experience(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @cache
 def found(agent: str, budget: int) -> np.ndarray:
-    """Return the true rewards of the bests of some searches of a task of another text."""
+    """Return the highest true reward of each of six searches, on a task of another text."""
     task, earned = Task.parse(UNSEEN), []
     truth = Truth.of(task)
     for seed in range(6):
@@ -132,7 +132,7 @@ def test_a_search_begins_with_what_is_good_on_other_tasks(agent: str) -> None:
 
 
 def test_a_process_learns_from_the_search() -> None:
-    """On a task that is unlike all others: the reward is highest where it is expected to be lowest."""
+    """The task contradicts the experience: the reward is highest where it is expected to be lowest."""
     experience = Experience.load(SHIPPED)
     expected = experience.expected(np.zeros(len(FEATURES), dtype=np.float32))
     agent = kdnas_env.make_agent("transfer-gp")
@@ -266,7 +266,7 @@ def test_a_stopped_training_goes_on_to_the_same_policy(
     whole = trained("whole")
     with pytest.raises(KeyboardInterrupt):
         trained("parts", stop_at=2)
-    # A policy that cannot be written does not cost its training.
+    # If the policy cannot be written, its training is not lost.
     with pytest.raises(OSError, match="no space"):
         trained("parts", full=True)
     assert [file.name for file in tmp_path.iterdir()] == ["parts.training"]

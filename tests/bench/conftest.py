@@ -1,4 +1,4 @@
-"""A small table to race on."""
+"""A small table and a small surrogate for races, and misbehaving agents."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPACE: dict[str, Any] = {
     "intermediate_size": [384, 1536, 3072],
     "hidden_act": ["gelu", "relu"],
 }
-"""144 points, of which those with 5 heads cannot be built."""
+"""144 points; students with 5 heads cannot be built."""
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def table_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def surrogate_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A surrogate of some hundred students, with noise between seeds and a cap."""
+    """The file of a surrogate of some hundred students, with noise between seeds and a maximum parameter count."""
     path = tmp_path_factory.mktemp("surrogates") / "small.npz"
     space = {**SPACE, "num_attention_heads": [4, 12], "hidden_size": [720, 768], "intermediate_size": [3072]}
     write_surrogate(Surrogate.fit(planted_table(space, noise=0.01, max_parameters=66_000_000)), path)
@@ -55,7 +55,7 @@ def truth(task: Task) -> Truth:
 
 @pytest.fixture
 def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offer the agents ``raises``, ``resets``, ``ponders`` and ``repeats``."""
+    """Register the agents ``raises``, ``resets``, ``ponders`` and ``repeats``."""
     places = {name: f"misbehaving:{name.capitalize()}" for name in ("raises", "resets", "ponders", "repeats")}
 
     installed = kdnas_env.searching.registry._entry_points_of

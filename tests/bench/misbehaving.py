@@ -1,4 +1,4 @@
-"""Agents that do not behave, offered under names of their own while a test runs."""
+"""Misbehaving agents, registered only while a test runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Settings:
-    """How long it goes well."""
+    """Number of evaluations before the agent misbehaves."""
 
     steps: int = 3
 
@@ -32,7 +32,7 @@ class Raises:
 
 
 class Ponders(Raises):
-    """Thinks for a while when all is over."""
+    """Uses the processor for a while after its last evaluation."""
 
     def search(self, env: Any, *, budget: int, seed: int) -> None:
         env.reset(seed=seed)
@@ -44,7 +44,7 @@ class Ponders(Raises):
 
 
 class Resets(Raises):
-    """Resets with a seed of its own, and wants a second budget."""
+    """Resets with its own seed, and again to get a second budget."""
 
     def search(self, env: Any, *, budget: int, seed: int) -> None:
         for _ in range(2):

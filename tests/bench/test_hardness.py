@@ -67,7 +67,7 @@ def test_neighbours_are_those_of_local_search(cap: int | None) -> None:
         ([0, 1, 2, 3], [math.inf]),
         ([3, 1, 2, 0], [math.inf, 1]),
         ([5, 1, 4, 3, 4.5, 0], [math.inf, 3.5, 1]),
-        # A plateau is one optimum, or none where it has an exit upwards.
+        # A plateau counts as one optimum, or as none if a neighbour is better.
         ([0, 2, 2, 2, 0, 3], [math.inf, 2]),
         ([0, 2, 2, 3, 0], [math.inf]),
         ([3, 1, 3], [math.inf, 2]),
@@ -137,12 +137,12 @@ def test_the_autocorrelation_is_that_of_a_simulated_walk() -> None:
 
 
 def test_local_search_is_exact_where_it_can_be_counted() -> None:
-    # From any start on a rising line, each point from there on is evaluated, and the one before the start.
+    # On a rising line, the search evaluates each point from the start on, and the neighbour before the start.
     count = 12
     landscape = _line(list(range(count)))
     hit = {"optimum": landscape.rewards == count - 1}
     found = local_search_evaluations(landscape, hit, np.random.default_rng(0), 4000)["optimum"]
-    # The neighbour before the start may come after the optimum only where the start is next to it: half of the times.
+    # If the start is next to the optimum, the neighbour before it comes after the optimum half of the time.
     exact = [1 if s == count - 1 else count - s + (s > 0) - (0.5 if s == count - 2 else 0) for s in range(count)]
     assert found["mean"] == pytest.approx(np.mean(exact), rel=0.03)
 

@@ -1,4 +1,4 @@
-"""What a surrogate says of every student of its space."""
+"""A listing: the predictions of a surrogate for every student of its space."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_space_too_large_to_list_is_refused(
 
 
 def test_a_joint_space_is_listed_network_by_network() -> None:
-    """Inputs are put together from those of networks and of recipes; what is said is what evaluations find."""
+    """Inputs are combined from those of networks and of recipes; the listing equals the evaluations."""
     surrogate = load_source("joint-sentences")
     assert isinstance(surrogate, Surrogate)
     choices = {name: values[:1] for name, values in surrogate.metadata.search_space.choices.items()}

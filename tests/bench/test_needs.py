@@ -1,4 +1,4 @@
-"""How many evaluations agents need to find the best of a task."""
+"""How many evaluations agents need to find the best student of a task."""
 
 from __future__ import annotations
 

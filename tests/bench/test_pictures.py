@@ -26,7 +26,7 @@ def small(task: Task, truth: Truth, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def _renamed(summary: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return a summary with as many agents as names, all of which did as local search."""
+    """Return a summary with one agent per name; all have the results of local search."""
     told = copy.deepcopy(summary)
     (view,) = told["views"]
     estimate = view["improvement"]["random"]["local-search"]

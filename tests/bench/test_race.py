@@ -1,4 +1,4 @@
-"""A race is the same whatever it runs on, and goes on where it was stopped."""
+"""A race has the same results with any number of worker processes, and resumes where it was stopped."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_race_under_limits_is_judged_among_students_that_keep_them_and_replaye
     for task in tasks:
         truth = Truth.of(task)
         kept = [one.true[one.ok] for one in found if one.task == str(task)]
-        assert (np.concatenate(kept) >= truth.reward.min()).mean() > 0.9  # the others keep 0.5 by their noise only
+        assert (np.concatenate(kept) >= truth.reward.min()).mean() > 0.9  # the others keep 0.5 only by noise
     summary = summarise(Runs.of(found, [Truth.of(task) for task in tasks]), repetitions=50)
     assert all(one["final"]["low"] >= 0 for view in summary["views"] for one in view["agents"].values())
     submit(tmp_path / "race", "local-search", tmp_path / "guest.parquet")
@@ -108,7 +108,7 @@ def test_what_is_there_is_not_run_again(wanted: Race, tmp_path: Path) -> None:
     kept = {one.key: one for one in second}
     for one in first:
         assert kept[one.key].agent_seconds.tolist() == one.agent_seconds.tolist()
-    # Less is a part of it, which loses nothing.
+    # A race with fewer seeds is a part of the larger race, and deletes nothing.
     assert race(replace(wanted, seeds=2), tmp_path) == first
     assert len(read_race(tmp_path)) == 18
 
@@ -171,12 +171,12 @@ def test_a_killed_race_goes_on_as_if_it_had_not_been(task: Task, tmp_path: Path,
     wanted = Race((AgentSpec("random"), AgentSpec("lstm", {"epochs": 4})), (task,), 20, Budget(16))
     folder = tmp_path / "killed"
     process = Started(race_with_workers, wanted, folder, output=tmp_path / "output.txt")
-    deadline, parts = time.monotonic() + 120, moments.randint(1, 3)  # of four
+    deadline, parts = time.monotonic() + 120, moments.randint(1, 3)  # of four parts
     while len(list(folder.glob(f"{PARTS}/*.parquet"))) < parts:
         assert process.poll() is None, "the race ended before it was killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)  # its workers have to notice by themselves
+    process.send_signal(signal.SIGKILL)  # the worker processes have to notice it themselves
     process.wait()
     while _alive(process.pid):
         assert time.monotonic() < deadline, "the workers outlive the race"
@@ -191,7 +191,7 @@ def test_a_killed_race_goes_on_as_if_it_had_not_been(task: Task, tmp_path: Path,
 
 
 def _alive(session: int) -> bool:
-    """Whether any process of a session is left."""
+    """Return whether any process of a session is still running."""
     try:
         os.killpg(session, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What is easily got wrong when searches are compared: shared state, leaking clocks, scores by who is there."""
+"""Pitfalls of comparing searches: shared state, real time in simulated time, scores that depend on the other agents."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_nothing_is_better_than_the_optimum(task: Task, truth: Truth) -> None:
     assert truth.rewards_of(everything).max() == truth.best
     agents, budget = (AgentSpec("random"), AgentSpec("evolution")), Budget(30)
     found = [run_search(agent, task, seed, budget, truth=truth) for agent in agents for seed in range(8)]
-    # Noise makes some students look better than the best is.
+    # Because of noise, some observed rewards exceed the best true reward.
     assert max(one.observed.max() for one in found) > truth.best
     for one in found:
         assert (regrets_of(one.true, truth, budget) >= 0).all()

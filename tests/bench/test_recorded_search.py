@@ -1,4 +1,4 @@
-"""A search is recorded as it was, and an agent cannot gain by misbehaving."""
+"""A search is recorded as the agent saw it, and an agent cannot gain by misbehaving."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_other_budgets_are_spent(task: Task, truth: Truth, unit: str) -> None:
     if unit == "epochs":
         assert found.cost[-1] == 40
         assert found.epochs.sum() == 40
-        assert found.epochs[-1] == 1  # what was left of three
+        assert found.epochs[-1] == 1  # the budget left only one of three epochs
     else:
         assert found.cost[-2] < budget.amount <= found.cost[-1]
         np.testing.assert_array_equal(found.cost, found.finish)

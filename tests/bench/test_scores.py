@@ -44,7 +44,7 @@ def test_the_band_of_a_profile_holds_it() -> None:
     profile = performance_profile(scores, grid)
     assert np.all(low <= profile)
     assert np.all(profile <= high)
-    # All or none of the runs leave nothing to chance; about half of 100 leave 0.05 of standard deviation.
+    # A profile of 0 or 1 has no uncertainty; a profile of about 0.5 over 100 runs has a standard deviation of 0.05.
     assert (low[0], high[0], low[-1], high[-1]) == (0.0, 0.0, 1.0, 1.0)
     assert high[2] - low[2] == pytest.approx(4 * 0.05, abs=0.06)
 

@@ -1,4 +1,4 @@
-"""Results are withheld until their simulated second, and one worker is a plain search."""
+"""Results are withheld until their simulated second, and a simulation of one worker equals a plain search."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_workers_are_busy_and_never_too_many(task: Task, truth: Truth, workers: 
     for second in begun:
         running = ((found.start <= second) & (found.finish > second)).sum()
         assert running <= workers
-    # Whoever is done begins the next at once.
+    # A worker that finishes a student starts the next one at once.
     assert set(begun.tolist()) <= {0.0, *found.finish.tolist()}
     assert (found.start == 0).sum() >= workers
     alone = simulate(RANDOM, task, 0, Budget(40), 1, truth=truth)
@@ -78,7 +78,7 @@ def test_nothing_is_known_before_it_is_finished(task: Task, truth: Truth, monkey
     found = simulate(RANDOM, replace(task, seed="mean"), 0, Budget(12), 3)
     assert log[:3] == [("ask", 0)] * 3
     assert all(count == 1 for kind, count in log if kind == "tell")
-    # When the k-th student was asked for, exactly those were known that had ended by its start.
+    # When the last student was proposed, the agent knew exactly the students that had finished by its start.
     known = [count for kind, count in log if kind == "ask"]
     starts = np.sort(found.start)
     assert known[-1] == (found.finish <= starts[-1]).sum()

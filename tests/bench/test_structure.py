@@ -1,4 +1,4 @@
-"""What rewards are made of, and how tasks differ."""
+"""The structure of rewards, and the differences between tasks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_an_effect_of_a_pair_takes_a_model_of_pairs() -> None:
 
 
 def test_noise_is_not_explained_by_heart() -> None:
-    """The more parameters, the more of it a model fits; the adjusted share does not rise for that."""
+    """A model with more parameters fits more of the noise, but the adjusted share does not rise."""
     found = [explained_variance(POINTS, np.exp(RNG.normal(size=len(POINTS))), COUNTS) for _ in range(20)]
     for name in ("additive", "pairwise"):
         shares = [share for told in found if (share := told[name]) is not None]
@@ -59,7 +59,7 @@ def test_failures_are_left_out() -> None:
 
 
 def test_a_wide_dimension_counts_by_section() -> None:
-    """Of its many choices hardly any comes twice."""
+    """Few of its many choices occur more than once."""
     points = np.column_stack([RNG.integers(1_000, size=300), RNG.integers(3, size=300)])
     found = explained_variance(points, np.exp(points[:, 0] / 500 + points[:, 1]), np.array([1_000, 3]))
     assert found["additive"] is not None
@@ -101,7 +101,7 @@ def test_a_task_is_like_itself(table: str) -> None:
 
 
 def test_tasks_of_other_rewards_differ(table: str) -> None:
-    """Where latency counts for much, the best of the one is far from the best in the other."""
+    """If latency counts for much in one task, the best student of each task ranks low in the other."""
     tasks = [Truth.of(Task(table, alpha=alpha)) for alpha in (0.0, -3.0)]
     found = compare_tasks(*tasks)
     assert found["tau"] < 0.5

@@ -1,4 +1,4 @@
-"""What a summary says of searches whose outcome is known beforehand."""
+"""Summaries of searches whose results are known beforehand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BUDGET = 6
 def scripted(
     truth: Truth, agent: str, ranks: Sequence[int], seed: int = 0, *, bonus: float = 0.0, **changes: Any
 ) -> Trajectory:
-    """A search that evaluates students by their rank, 0 the best, each of which takes a second."""
+    """Return a search that evaluates the students of the given ranks (0 is the best), one per second."""
     order = truth.index[np.argsort(-truth.reward, kind="stable")]
     rows = [
         {
@@ -91,7 +91,7 @@ def test_failures_are_never_best(truth: Truth) -> None:
 
 
 def test_what_breaks_a_limit_is_never_best(task: Task) -> None:
-    """Nor is a student that keeps it by the noise of its seed only: it is worth as little as the worst that does."""
+    """Nor is a student that keeps it only because of noise: its score is that of the worst student that keeps it."""
     truth = Truth.of(replace(task, limits=Constraints(speedup=4)))
     everyone = Truth.of(task)
     broken = [index for index in everyone.index[np.argsort(-everyone.reward)].tolist() if index not in truth.index]
@@ -141,7 +141,7 @@ def test_targets_tell_when_and_how_often(truth: Truth) -> None:
 
 
 def test_what_noise_leads_away_from_was_found(truth: Truth) -> None:
-    """The one meaning of "found": at any time, though the search does not end with it."""
+    """A student counts as found if it was evaluated at any time, even if it is not the final incumbent."""
     search = scripted(truth, "led-away", [60, 0, 61, 62, 63, 64])
     observed = search.observed.copy()
     observed[3] = observed.max() + 0.1
@@ -216,7 +216,7 @@ def test_several_tasks_are_seen_together_and_alone(task: Task, truth: Truth) -> 
     assert [view["name"] for view in summary["views"]] == ["all", *(str(one.task) for one in truths)]
     assert summary["views"][0]["critical_difference"] > 0
     assert summary["views"][1]["critical_difference"] is None
-    assert [view["friedman"] for view in summary["views"]] == [None] * 6  # of two agents
+    assert [view["friedman"] for view in summary["views"]] == [None] * 6  # with only two agents
     few = summarise(Runs.of(runs[:16], truths[:4]), repetitions=50)
     assert few["views"][0]["critical_difference"] is None
 

@@ -1,4 +1,4 @@
-"""Trajectories survive their file exactly."""
+"""Trajectories are read from a file exactly as they were written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is true of a task is what its table says."""
+"""The truth of a task follows from its table or surrogate."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_budgets_are_worth_evaluations(truth: Truth) -> None:
     assert truth.affordable(Budget(7 * epochs, "epochs")) == 7
     assert truth.affordable(Budget(7.5 * float(truth.seconds.mean()), "seconds")) == 7
     assert truth.evaluation_limit(Budget(7 * epochs - 1, "epochs")) == 7
-    # As many as there can be: all the quickest, and the failures, which take no time.
+    # The maximum: all evaluations are as quick as the quickest, plus the failures, which take no time.
     quickest = float(truth.seconds[truth.seconds > 0].min())
     failures = int((truth.seconds == 0).sum())
     assert truth.evaluation_limit(Budget(7.5 * quickest, "seconds")) == 8 + failures
@@ -178,7 +178,7 @@ def test_under_limits_only_students_that_keep_them_count(task: Task, truth: Trut
 
 @pytest.mark.parametrize("handling", ["reward", "cost"])
 def test_the_environment_of_a_task_has_its_limits(task: Task, handling: str) -> None:
-    """An exhaustive search finds the optimum that the truth tells."""
+    """An exhaustive search finds the optimum of the truth."""
     wanted = replace(task, seed="mean", limits=LIMITS, constraints=handling)
     truth, env = Truth.of(wanted), wanted.make_env(Budget(10_000))
     found = make_agent("exhaustive").search(env)
@@ -221,7 +221,7 @@ def test_the_truth_of_a_surrogate_is_of_all_its_students(surrogate_file: Path) -
     np.testing.assert_allclose(truth.costs, [(one.loss, one.latency_ratio) for one in found], rtol=1e-12)
     assert truth.best == pytest.approx(max(one.reward for one in found), rel=1e-12)
     assert truth.random_median(20) < truth.best
-    # What single seeds find differs by as much as the tolerance says.
+    # The tolerance is the standard deviation of a student's reward between seeds.
     sampled = [
         [task.reward(one).reward for one in replace(evaluator, seed=seed).evaluate(configs, Fidelity(epochs=3))]
         for seed in range(4)

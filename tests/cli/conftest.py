@@ -23,7 +23,7 @@ def space_file(small_space: dict[str, list[Any]], tmp_path: Path) -> Path:
 def flags(
     tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, space_file: Path, tmp_path: Path
 ) -> Callable[..., list[str]]:
-    """Return the command line of a small search; keywords change flags, and None drops one."""
+    """Return the command line of a small search. Keyword arguments change flags; None omits a flag."""
 
     def make(**changes: Any) -> list[str]:
         values = {
@@ -52,9 +52,9 @@ def _flag(name: str) -> str:
 
 @pytest.fixture(scope="session")
 def finish_search(tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path) -> Callable[..., Path]:
-    """Return what runs a small search to its end: ``finish_search(root, space, budget=8)`` returns its run folder.
+    """Return a function that runs a small search to its end and returns the run folder.
 
-    The hidden states are cached in ``root / "cache"``.
+    Call it as ``finish_search(root, space, budget=8)``. The hidden states are cached in ``root / "cache"``.
     """
 
     def run(root: Path, space: dict[str, list[Any]], **changes: Any) -> Path:

@@ -1,4 +1,4 @@
-"""The list of agents, and that its page has it."""
+"""The list of agents, in the command and in the documentation."""
 
 from __future__ import annotations
 

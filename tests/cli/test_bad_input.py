@@ -1,4 +1,4 @@
-"""Bad input: one clear line, exit status 2, and nothing half-made."""
+"""Bad input: one clear line, exit status 2, and no incomplete output."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_a_race_is_run_told_and_kept(race: tuple[Path, str]) -> None:
     for expected in ("optuna:sampler=random", "evolution", "95% interval", "p (Holm)", "optimum", "results.json"):
         assert expected in printed
     grids = [line for line in printed.splitlines() if line.startswith((" agent ", " optuna", " random", " evolution"))]
-    assert len(grids) == 2 * 4  # on one line each
+    assert len(grids) == 2 * 4  # two tables: a header and three agents, one line each
     assert max(map(len, grids)) <= 80
     assert "agents took" in printed
     results = json.loads((folder / "results.json").read_text())
@@ -112,7 +112,7 @@ def test_what_others_submit_stands_beside_ones_own(
     page = (tmp_path / "mine" / "race.html").read_text()
     assert name in page
     assert "of a friend" in page
-    # One's own trajectories are one's own, so that nobody submits what others did.
+    # Only the user's own trajectories are written, so that nobody submits the searches of others.
     trajectories, _ = read_trajectories(tmp_path / "mine" / "trajectories.parquet")
     assert {one.agent for one in trajectories} == {"random", "evolution"}
     assert main(flags(table, tmp_path / "more", "--agents", "random", "--submissions", submission, "--seeds", "4")) == 2

@@ -1,4 +1,4 @@
-"""What is printed is shown: no text that comes from a file is obeyed by the terminal, or taken for markup."""
+"""Safe output: control characters and markup in text from files are shown, not executed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from kdnas_env.support.progress import ConsoleProgress
 from kdnas_env.tables.storage import write_table
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\u202ereversed\u2066\r[red]:bomb:[/]\x00\ud800"
-"""A window title, a cleared screen, a colour by C1, text from right to left, markup, an emoji, half a character."""
+"""Codes that set a title, clear the screen, set a colour (C1) and reverse text; markup, an emoji, a lone surrogate."""
 
 
 def obeyed(printed: str) -> list[str]:
-    """Return the characters that a terminal would obey."""
+    """Return the control characters that a terminal would execute."""
     return [one for one in printed if one != "\n" and unicodedata.category(one) in ("Cc", "Cf", "Cs")]
 
 
@@ -129,7 +129,7 @@ def test_what_is_said_is_no_markup_and_its_lines_are_not_broken(console: SafeCon
 
 
 def test_a_reader_that_has_read_enough_ends_nothing() -> None:
-    """As in ``kdnas ... | head``: what is done goes on, and ends as it would have."""
+    """As in ``kdnas ... | head``: the command continues after the reader has closed the pipe, and ends normally."""
     code = (
         "from kdnas_env.cli.console import SafeConsole\n"
         "import os, sys\n"
@@ -156,5 +156,5 @@ def test_a_command_ends_without_collecting_its_garbage() -> None:
         "atexit.register(lambda: print(gc.get_freeze_count() > 1000)); main(['--version'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    # Registered before the command ran, so that it says how things stand at the very end.
+    # Registered before the exit handler of the command, so it runs after that handler.
     assert done.stdout.split()[-1] == "True"

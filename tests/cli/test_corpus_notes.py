@@ -1,4 +1,4 @@
-"""What is said of the text that a command read: nothing is left out, cut or unknown in silence."""
+"""Notes on the text that a command read: rows left out, truncated texts and unknown tokens are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Full distillation from the command line: what it leaves, whose students it takes, how it goes on."""
+"""Full distillation from the command line: what it writes, which students it takes, how it resumes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_it_goes_on_from_the_student_and_projection_of_the_search(flags: Flags, 
     )
     students = json.loads((run / "results.json").read_text())["students"]
     searched = next(row["loss"] for row in students if row["student"] == best(run))
-    # On other held-out sentences than those of the search.
+    # Only approximately: the search holds out other sentences.
     assert carried["started_at"] == pytest.approx(searched, rel=0.1)
     assert anew["started_at"] != carried["started_at"]
 
@@ -150,7 +150,7 @@ def test_the_best_of_every_family(flags: Flags, run: Path, tmp_path: Path) -> No
         assert record["student"] == best(run, family)
         config = json.loads((tmp_path / "distill" / family / "student" / "config.json").read_text())
         assert config["model_type"] == family
-    # All is done, so that nothing is distilled again.
+    # All students are finished, so nothing is distilled again.
     before = (tmp_path / "distill" / "bert" / "student" / "model.safetensors").stat().st_mtime_ns
     assert main(flags(family="all", epochs=1)) == 0
     assert (tmp_path / "distill" / "bert" / "student" / "model.safetensors").stat().st_mtime_ns == before
@@ -228,20 +228,20 @@ def test_a_killed_distillation_goes_on_to_the_same_student(flags: Flags, tmp_pat
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 def test_two_processes_distil_one_student(flags: Flags, tmp_path: Path) -> None:
-    """They are started as torchrun does, which accelerate uses: its own launcher starts only one on CPUs.
+    """Start both processes as torchrun does, because accelerate's own launcher starts only one on CPUs.
 
-    The second is first to start: it wrote into the folder before the first one looked whether that is empty.
+    Rank 1 starts first. It must not write into the folder before rank 0 has checked that the folder is empty.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     second = start_command(flags(), environment={**together, "RANK": "1", "LOCAL_RANK": "1"})
-    assert main(flags(out=tmp_path / "one")) == 0  # takes as long as the second would take to write
+    assert main(flags(out=tmp_path / "one")) == 0  # gives rank 1 enough time to write
     assert second.poll() is None
     first = start_command(flags(), environment={**together, "RANK": "0", "LOCAL_RANK": "0"})
     printed = first.read()
     if first.returncode != 0:
-        second.kill()  # it would wait for the first
+        second.kill()  # otherwise it waits for rank 0
     assert first.returncode == 0, printed
     assert "Distilled students" in printed
     assert "Distilled students" not in second.read()

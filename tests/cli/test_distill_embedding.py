@@ -52,7 +52,7 @@ def test_the_folder_is_a_model_of_sentence_transformers(searched: Searched, out:
     record = json.loads((folder / "embedder.json").read_text())
     assert record["texts"] + 2 * record["score"]["texts"] <= len(tiny_teachers.sentences())
     assert record["score"]["spearman"][0] > 0.3
-    # The student is not distilled on what its vectors are compared on, nor on what chooses the epoch.
+    # The student is distilled neither on the texts that score its vectors, nor on those that choose the epoch.
     left_out = [json.loads(line)["text"] for line in (out / "evaluated.jsonl").read_text().splitlines()]
     assert len(left_out) == 2 * record["score"]["texts"]
     assert json.loads((folder / "kdnas.json").read_text())["corpus"]["without"] == str(out / "evaluated.jsonl")

@@ -25,7 +25,7 @@ Searched = tuple[Path, Path, str]
 def searched(
     finish_search: Callable[..., Path], flat_teacher: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Searched:
-    """A small search, the file of a task that words decide, and the cache."""
+    """A small search, the file of a task whose labels depend on one word, and the cache folder."""
     root = tmp_path_factory.mktemp("searched")
     space = {"num_hidden_layers": [1], "num_attention_heads": [2], "hidden_size": [16], "intermediate_size": [16, 32]}
     run = finish_search(root, space, teacher=flat_teacher("bert"), budget=2, round_size=2, speedup=0)
@@ -56,12 +56,12 @@ def test_students_of_a_search_learn_a_task(searched: Searched, out: Path, capsys
     assert record["teacher_score"]["scored"] == ["test"]
     lineage = json.loads((classifier / "kdnas.json").read_text())
     assert [stage["stage"] for stage in lineage["stages"]] == ["mini-kd", "full-kd", "task distillation"]
-    # The search knew of no task. The student is distilled on none of the texts that the task is evaluated on.
+    # The search had no task. The student is distilled on none of the texts that the task is evaluated on.
     student = json.loads((out / "best" / "student" / "kdnas.json").read_text())
     assert student["corpus"]["without"] == str(out / "evaluated.jsonl")
     assert len((out / "evaluated.jsonl").read_text().splitlines()) == 20
     before = files(out / "best")
-    file.rename(file.with_suffix(".gone"))  # what is finished needs it no more
+    file.rename(file.with_suffix(".gone"))  # finished students do not need the file any more
     assert main(["distill", str(run), "--out", str(out), "--cache-dir", cache]) == 0
     file.with_suffix(".gone").rename(file)
     assert files(out / "best") == before
@@ -120,7 +120,7 @@ def test_exported_classifiers_are_scored_file_by_file(
 ) -> None:
     _, task, cache = searched
     compute = ["--cache-dir", cache, "--device", "cpu"]
-    # Another seed of the student, not of its teacher, which is not fine-tuned again.
+    # Only the seed of the student changes, so its teacher is not fine-tuned again.
     again = ["--task", str(task), "--task.epochs", "2", "--task.seed", "0", "--seed", "1", "--out", str(tmp_path / "1")]
     assert main(["distill", str(out / "best" / "student"), *again, "--threads", "1", *compute]) == 0
     records = [
@@ -155,7 +155,7 @@ def test_exported_classifiers_are_scored_file_by_file(
 def test_an_exported_classifier_of_fewer_tokens_is_timed_on_its_own(
     searched: Searched, out: Path, tiny_corpus_file: Path, tmp_path: Path
 ) -> None:
-    """Most of its teacher's tokens are not in its graph."""
+    """The graph has no embeddings for most tokens of the teacher."""
     _, _, cache = searched
     cut = kdnas_env.vocabulary(
         str(out / "best" / "classifier"), size=120, corpus=str(tiny_corpus_file), out=tmp_path / "cut"

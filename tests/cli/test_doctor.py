@@ -16,7 +16,7 @@ from kdnas_env.pipeline import doctor
 
 @pytest.fixture(scope="module")
 def said() -> str:
-    """What is said of this installation."""
+    """What ``kdnas doctor`` prints about this installation."""
     status, printed = with_output(lambda: main(["doctor"]))
     assert status == 0
     return printed
@@ -41,7 +41,7 @@ def test_doctor_knows_every_extra_and_what_it_brings(said: str) -> None:
     assert not [line for line in lines if "extra glue " in line or "extra all " in line]
     for extra, packages in brought.items():
         (line,) = [line for line in lines if f"extra {extra} " in line]
-        # Of an extra that is not installed, the line names what is missing.
+        # If an extra is not installed, its line names the missing packages.
         named = [package for package in packages if not line.startswith("missing") or not is_installed(package)]
         assert named
         assert all(package in line for package in named)

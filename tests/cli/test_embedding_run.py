@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "f
 def flags(
     flat_teacher: Callable[[str], Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Flags:
-    """Return a command line; keywords change flags."""
+    """Return a command line; keyword arguments change flags."""
     root = tmp_path_factory.mktemp("task")
     given = {
         **small_settings(root, flat_teacher("bert"), tiny_corpus_file),
@@ -56,7 +56,7 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
     run: Path, flags: Flags, flat_teacher: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = flags(run)[flags(run).index("--cache-dir") + 1]
-    others = run / "candidates" / "1" / ".others"  # what systems and people put there is left alone
+    others = run / "candidates" / "1" / ".others"  # a foreign file must not be deleted
     others.touch()
     assert main(["run", "--resume", str(run), "--cache-dir", cache]) == 0
     assert others.exists()
@@ -76,7 +76,7 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
         f"embedder: {run / 'embedder'}",
     ):
         assert shown in printed
-    # What was measured is what the file makes of the texts that were held out from the training.
+    # The measured score is that of the exported file, on the texts held out from training.
     record = read(run / "embedder" / "embedder.json")
     assert student["measured"]["vectors"]["texts"] == record["score"]["texts"]
     assert scored["measured"] == pytest.approx(record["score"]["spearman"][0], abs=0.02)
@@ -183,7 +183,7 @@ def test_the_search_may_go_by_the_vectors_and_its_student_break_a_limit(
 def test_the_text_may_have_several_columns(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"number": str(place), "words": text} for place, text in enumerate(tiny_teachers.sentences())]
     text = str(small_tasks.write_rows(tmp_path / "text.csv", rows))
-    words = flags(tmp_path / "run", task__unlabelled=text, speedup="900")  # which no student of the search keeps
+    words = flags(tmp_path / "run", task__unlabelled=text, speedup="900")  # no student of the search keeps this limit
     assert main([*words, "--task.text-columns", "words"]) == 1
     assert f"text: 130 of {text}" in " ".join(capsys.readouterr().out.split())
     words = flags(tmp_path / "other")

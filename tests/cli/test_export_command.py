@@ -1,4 +1,4 @@
-"""``kdnas export``: what it prints, what it leaves, what it refuses."""
+"""``kdnas export``: what it prints, writes and refuses."""
 
 from __future__ import annotations
 

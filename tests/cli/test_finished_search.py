@@ -1,4 +1,4 @@
-"""What is taken from a search: the recipe, and teacher and text only as long as they are what they were."""
+"""What other commands take from a finished search: its recipe, and its teacher and text if they are unchanged."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def searched(
     tmp_path_factory: pytest.TempPathFactory,
     finish_search: Callable[..., Path],
 ) -> Path:
-    """A folder with a teacher, a text and a finished search of them. Do not write into it."""
+    """A folder with a teacher, a text and a finished search that used both. Do not write into it."""
     root = tmp_path_factory.mktemp("searched")
     shutil.copytree(tiny_teacher_dirs["bert"], root / "teacher")
     shutil.copy(tiny_corpus_file, root / "text.jsonl")
@@ -76,7 +76,7 @@ def searched(
 def relative(
     tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A folder with a teacher, a text and a space, which a search in it has named by relative paths."""
+    """A folder with a teacher, a text, a space and a finished search that named them by relative paths."""
     root = tmp_path_factory.mktemp("relative")
     shutil.copytree(tiny_teacher_dirs["bert"], root / "teacher")
     shutil.copy(tiny_corpus_file, root / "text")
@@ -94,7 +94,7 @@ def relative(
 
 @pytest.fixture
 def tree(searched: Path) -> Any:
-    """The same, to be written into: what is changed is put back."""
+    """The folder of ``searched``, to write into: changes are undone after the test."""
     kept = {path: path.read_bytes() for path in searched.rglob("*") if path.is_file() and "cache" not in path.parts}
     yield searched
     for path in searched.rglob("*"):
@@ -145,7 +145,7 @@ def test_another_text_under_the_same_name_is_not_distilled_on(
     assert main(distillation(tree, tmp_path / "distill")) == 2
     assert "the corpus is not what it was when the run was started" in said(capsys)
     assert not (tmp_path / "distill").exists()
-    # Another text may be named, but a student that the search did not keep is distilled on that of the search.
+    # Another text may be named. But a student that the search did not save is first distilled on the search text.
     other = {"corpus.source": tiny_corpus_file}
     assert main(distillation(tree, tmp_path / "other", **other)) == 0
     student = {"students": "bert 1L/16h/2a/48f/gelu"}
@@ -221,13 +221,13 @@ def test_relative_names_are_found_again_from_elsewhere(
     shutil.copytree(relative, moved)
     data = small_tasks.write_original_layout(tmp_path / "glue")
     monkeypatch.setattr("huggingface_hub.snapshot_download", _no_hub)
-    monkeypatch.setattr("kdnas_env.tasks.probing.INVERSE_PENALTIES", (1.0,))  # which saves most fits of the scores
+    monkeypatch.setattr("kdnas_env.tasks.probing.INVERSE_PENALTIES", (1.0,))  # to fit fewer probes
     for root in (relative, moved):
         monkeypatch.chdir(tmp_path)
         resume = ["search", "--resume", str(root / "runs" / "run"), "--cache-dir", str(root / "cache")]
         assert main(resume) == 0
         monkeypatch.chdir(root)
-        # The same, however it is written.
+        # Other paths to the same files are accepted.
         assert main([*resume, "--teacher", "teacher", "--corpus.source", "./text.jsonl"]) == 0
         assert main([*resume, "--teacher", "text.jsonl"]) == 2
         assert "--teacher is 'text.jsonl', the run has 'teacher'" in said(capsys)

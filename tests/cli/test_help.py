@@ -1,4 +1,4 @@
-"""The help of a command shows what people use, and all that there is where that is asked for."""
+"""``--help`` shows the common options of a command, and ``--help-all`` shows all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdnas_env.cli.short_help import COMMON
 from kdnas_env.searching.recorded import flag
 
 MANY = 14
-"""More options than a help of one screen has."""
+"""Maximum number of options in a help that fits on one screen."""
 
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -44,7 +44,7 @@ def test_help_shows_what_people_use(name: str, capsys: pytest.CaptureFixture[str
 
 
 def test_defaults_in_the_short_help_are_those_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """The corpus of a stage has other defaults than that of the command."""
+    """A stage may have other defaults than the command of its name: ``kdnas run`` distils on fewer samples."""
     said = " ".join(printed(capsys, "run", "--help").split())
     assert "(default: 5.0)" in said
     assert "Passes over the text. (default: 3)" in said

@@ -1,4 +1,4 @@
-"""What a command needs beyond the base is asked for before it begins."""
+"""A command reports missing optional packages before it starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All stages in one run: what it leaves, what it does not do again, how it goes on, what it refuses."""
+"""All stages in one run: what it writes, what it does not repeat, how it resumes, what it refuses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Flags = Callable[..., list[str]]
 def flags(
     tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Flags:
-    """Return the command line of a small run over two families; keywords change flags, and None drops one."""
+    """Return the command line of a small run over two families. Keyword arguments change flags; None omits a flag."""
     root = tmp_path_factory.mktemp("pipeline")
     space = root / "space.json"
     choices = {
@@ -86,7 +86,7 @@ def _spelled(values: dict[str, Any]) -> list[str]:
 
 
 def resumed(folder: Path, flags: Flags, **changes: Any) -> list[str]:
-    """Return the command line that goes on with a run."""
+    """Return the command line that resumes a run."""
     cache = flags(folder)[flags(folder).index("--cache-dir") + 1]
     return ["run", *_spelled({"resume": folder, "cache-dir": cache, **changes})]
 
@@ -223,7 +223,7 @@ def test_some_stages_then_the_others(
     assert f"or without it, with kdnas run --resume {folder} --stages export" in said
     assert read(folder / "run.json")["stages"] == {"search": "finished", "distill": "finished", "score": "failed"}
 
-    # What has not begun may be changed, and nothing else.
+    # Only settings of stages that have not begun may be changed.
     assert main(resumed(folder, flags, **{"distill.epochs": 7})) == 2
     assert "--distill.epochs is 7, the run has 2" in capsys.readouterr().err
     assert main(resumed(folder, flags, seed=1)) == 2
@@ -238,7 +238,7 @@ def test_some_stages_then_the_others(
 
 @pytest.mark.slow
 def test_a_stopped_and_killed_run_goes_on_to_the_same_end(run: Path, flags: Flags, tmp_path: Path) -> None:
-    """The moments are not drawn, because each stage is to be ended once, by either signal."""
+    """The signals are sent at fixed moments, not random ones: in the search, each distillation, and scoring."""
     folder = tmp_path / "run"
     parts = (
         (signal.SIGTERM, "search/evaluations.sqlite"),

@@ -1,4 +1,4 @@
-"""What is shown of long work where no terminal is there: lines in a log, with what is left."""
+"""Progress of long work without a terminal: lines in a log, with the estimated time left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Lines = Callable[[], list[str]]
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -55,7 +55,7 @@ def test_other_work_has_an_estimate_of_its_own() -> None:
 
 
 def test_a_count_that_begins_again_has_an_estimate_of_its_own() -> None:
-    """Of a second stage of the same name, which the time of the first says nothing of."""
+    """The time of a stage says nothing about a second stage of the same name."""
     file, clock = io.StringIO(), Clock()
     pace = Pace(SafeConsole(file=file, width=200), clock)
     pace.begin("distilling")

@@ -1,4 +1,4 @@
-"""Scores from the command line: what a run leaves and prints, how it goes on, and what it refuses."""
+"""Scores from the command line: what a run writes and prints, how it resumes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def options(student_folder: Path, data_folder: Path, tmp_path: Path) -> Options:
-    """Return the options of a small comparison; keywords change them."""
+    """Return the options of a small comparison; keyword arguments change them."""
     small = ScoreOptions(
         model=str(student_folder),
         tasks=("rte",),
@@ -65,7 +65,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def trail(folder: Path) -> list[tuple[Any, ...]]:
-    """All scores, without wall times."""
+    """Return all scores, without wall times."""
     return [
         (score["row"], score["task"], score["seed"], score["metrics"], score["details"])
         for score in results(folder)["scores"]
@@ -162,7 +162,7 @@ def test_equal_runs_are_equal_and_resuming_changes_nothing(options: Options, tmp
 def test_a_task_of_ones_own(
     options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is found again from elsewhere; a folder that is called like a task of GLUE is not taken for one."""
+    """A resumed run finds the file from another folder. A folder named like a GLUE task is ignored."""
     monkeypatch.chdir(tmp_path)
     made = [
         {"review": text, "stars": index % 3, "id": index} for index, text in enumerate(tiny_teachers.sentences()[:60])
@@ -286,7 +286,7 @@ def test_long_scorings_tell_how_far_they_are(
     monkeypatch.setattr(task_progress, "SECONDS_BETWEEN_LINES", 0.01)
     assert run_score(options(rows=("random",), seeds=1)) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    # Which of the steps is told depends on the clock.
+    # Which step is reported depends on the clock.
     assert re.search(r"random weights, rte, seed 0 \(0 of 2 scores done\): [123] of 3", printed)
 
 
@@ -361,7 +361,7 @@ def test_a_killed_run_goes_on_to_the_same_end(options: Options, tmp_path: Path, 
     whole = options(out=str(tmp_path / "whole"), rows=rows, threads=1, epochs=2)
     assert run_score(whole) == 0
     folder = tmp_path / "killed"
-    # After so many cells of the six, at any moment of the next.
+    # Kill the run after this many of the six cells, at a random moment of the next one.
     for cells in sorted(moments.sample(range(4), 2)):
         process = start(whole, folder, options)
         deadline = time.monotonic() + 90
@@ -379,7 +379,7 @@ def test_a_killed_run_goes_on_to_the_same_end(options: Options, tmp_path: Path, 
 
 
 def start(whole: ScoreOptions, folder: Path, options: Options) -> Started:
-    """Run a comparison in another process: a new one, or one that was killed before."""
+    """Start a comparison in another process, or resume it if it was killed before."""
     made = (folder / "config.json").exists()
     asked = resumed(folder, options) if made else replace(whole, out=str(folder))
     return Started(run_score, asked, environment={"COLUMNS": "200"})

@@ -1,4 +1,4 @@
-"""Scores of embedding students: without labels beside the teacher, and by pairs with a number."""
+"""Scores of embedding students: without labels, against the teacher; and on pairs of texts with a similarity."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def embedder(student: Path) -> Path:
 
 @pytest.fixture
 def score(embedder: Path, tmp_path: Path) -> Score:
-    """Return what scores the embedding student, with the settings of these tests."""
+    """Return a function that scores the embedding student with the settings of these tests."""
 
     def run(**settings: Any) -> kdnas_env.Scores:
         given = {"latency": {"runtime": "analytic"}, "device": "cpu", "cache_dir": str(embedder.parent), "threads": 1}
@@ -55,7 +55,7 @@ def score(embedder: Path, tmp_path: Path) -> Score:
 
 
 def pairs(folder: Path, teacher: Path) -> tuple[Path, list[dict[str, Any]]]:
-    """Pairs whose number is the teacher's own cosine."""
+    """Write pairs of texts whose label is the teacher's cosine, scaled to 0 to 5; return the file and its rows."""
     first, second = TEXTS[:60], TEXTS[60:120]
     model = embedding_teacher(load_teacher(teacher)).model
     cosines = (vectors(model, first) * vectors(model, second)).sum(axis=1)
@@ -96,7 +96,7 @@ def test_other_text_is_scored_too(score: Score, tmp_path: Path) -> None:
 def test_pairs_with_a_number_are_scored_by_cosine(
     score: Score, embedder: Path, tiny_teacher_dirs: dict[str, Path], tmp_path: Path
 ) -> None:
-    """All of a file, since nothing is trained; the teacher agrees with itself."""
+    """All rows of the file are scored, because nothing is trained. The labels are the teacher's own, so it scores 1."""
     path, rows = pairs(tmp_path, tiny_teacher_dirs["bert"])
     made = score(tasks=[str(path)], task={"text_columns": ["sentence1", "sentence2"]})
     scores = {cell.row: value for cell, value in made.scores.items()}

@@ -1,4 +1,4 @@
-"""The main job from the command line: what it leaves, what it prints, how it goes on."""
+"""Searches from the command line: what they write and print, how they resume."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kdnas_env.support.cpu_lock import pinned_threads
 
 Flags = Callable[..., list[str]]
 
-# Module fixtures draw theirs.
+# Module fixtures draw real pictures.
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 WIDE = {"COLUMNS": "200"}
@@ -36,7 +36,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def trail(folder: Path) -> list[tuple[Any, ...]]:
-    """What a search proposed and earned, without wall times."""
+    """Return the students of a search and their results, without wall times."""
     return [
         (tuple(student["student"].values()), student["status"], student["loss"], student["reward"])
         for student in results(folder)["students"]
@@ -47,14 +47,14 @@ def trail(folder: Path) -> list[tuple[Any, ...]]:
 def searched(
     tmp_path_factory: pytest.TempPathFactory, small_space: dict[str, list[Any]], finish_search: Callable[..., Path]
 ) -> tuple[Path, str]:
-    """A finished search, and what was printed. Do not write into it."""
+    """The folder of a finished search, and what was printed. Do not write into the folder."""
     root = tmp_path_factory.mktemp("finished")
     return with_output(lambda: finish_search(root, small_space, budget=6, round_size=3))
 
 
 @pytest.fixture(scope="module")
 def finished(searched: tuple[Path, str]) -> Path:
-    """The folder of that search."""
+    """The folder of ``searched``."""
     return searched[0]
 
 
@@ -114,7 +114,7 @@ def test_another_seed_searches_otherwise(finished: Path, flags: Flags, tmp_path:
 def test_the_kept_student_is_the_evaluated_one(
     finished: Path, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path
 ) -> None:
-    """Its states explain the teacher's as well as was reported."""
+    """The hidden states of the saved student explain those of the teacher about as well as was reported."""
     from transformers import AutoModel
 
     from kdnas_env.distillation.teacher.loading import load_teacher
@@ -130,7 +130,7 @@ def test_the_kept_student_is_the_evaluated_one(
     design = np.hstack([ours, np.ones((len(ours), 1))])
     residual = theirs - design @ np.linalg.lstsq(design, theirs, rcond=None)[0]
     unexplained = (residual**2).sum() / ((theirs - theirs.mean(0)) ** 2).sum()
-    # Not the same tokens and layers as in the report, but a student with other weights is far off.
+    # The report uses other tokens and layers, but a student with other weights would exceed the tolerance.
     assert unexplained < found["loss"] + 0.2
 
 
@@ -159,7 +159,7 @@ def test_a_killed_search_goes_on_to_the_same_end(finished: Path, flags: Flags, t
     arguments = flags(out=folder, threads=1)
     for student in sorted(moments.sample(range(6), 2)):
         process = start_command(arguments, environment=WIDE)
-        # After so many students, which are told one a line, at any moment of the next.
+        # Kill the search after this many students, reported one a line, at a random moment of the next one.
         for line in process.stdout:
             if line.strip().startswith(f"{student} ") or (not student and "reward" in line):
                 break
@@ -168,7 +168,7 @@ def test_a_killed_search_goes_on_to_the_same_end(finished: Path, flags: Flags, t
         output = process.read()
         assert process.returncode == -signal.SIGKILL, output
         arguments = ["search", "--resume", str(folder), "--cache-dir", str(tmp_path / "cache"), "--device", "cpu"]
-    with pinned_threads(2):  # which would round differently: it goes on with the number that it began with
+    with pinned_threads(2):  # would round differently, but the search resumes with its first number of threads
         assert main(arguments) == 0
     assert trail(folder) == trail(finished)
     weights = [(path / "student" / "model.safetensors").read_bytes() for path in (folder, finished)]
@@ -210,7 +210,7 @@ def test_students_that_break_a_limit_are_not_distilled(
     assert all(student["speedup"] < limit and not student["train_loss"] for student in by_status["infeasible"])
     printed = capsys.readouterr().out
     assert f"{len(by_status['infeasible'])} of {len(found['students'])} students break a limit" in printed
-    # What costs none of the budget has no number.
+    # Students that cost no budget have no number.
     numbers = re.findall(r"^ {0,3}(\d+) .*bert \dL/", printed.split("reward  student")[1], re.MULTILINE)
     assert numbers == [str(number) for number in range(1, 7)]
     before = trail(tmp_path / "run")

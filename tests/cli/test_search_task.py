@@ -1,4 +1,4 @@
-"""Searches that go by a task of one's own, from the command line."""
+"""Searches that evaluate students on a user's task, from the command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_TASK = dict.fromkeys(("task", "task.label-column", "task.teacher-rates", "tas
 
 @pytest.fixture
 def task_flags(flags: Flags, tmp_path: Path) -> Flags:
-    """The command line of a small search whose task is whether a sentence names a film."""
+    """Return the command line of a small search. Its task: does a sentence contain the word film?"""
     rows = [f"{int('film' in text)},{text}" for text in tiny_teachers.sentences()]
     (tmp_path / "films.csv").write_text("\n".join(["film,sentence", *rows]) + "\n", encoding="utf-8")
     task = {"task": tmp_path / "films.csv", "task.label-column": "film", "task.teacher-rates": 1, "task.seed": 3}
@@ -56,7 +56,7 @@ def test_a_search_goes_by_its_task_where_that_is_wanted(
         [row[name] for name in raw] for row in by_task["students"]
     ]
     assert all(row["loss"] == row["heldout_unexplained"][-1] for row in other["students"])
-    (teacher,) = (tmp_path / "cache").glob("task-teacher-*.safetensors")  # one for both searches
+    (teacher,) = (tmp_path / "cache").glob("task-teacher-*.safetensors")  # both searches share one
     with safe_open(str(teacher), "pt") as file:
         (tried,) = json.loads(file.metadata()["record"])["tried"]
     assert (tried["seed"], tried["epochs"]) == (3, 2)
@@ -68,7 +68,7 @@ def test_a_search_goes_by_its_task_where_that_is_wanted(
 
 @pytest.mark.slow
 def test_no_text_that_either_of_two_tasks_is_evaluated_on_is_distilled_on(task_flags: Flags, tmp_path: Path) -> None:
-    """The task of a search, and another one that its student then learns."""
+    """One task is that of the search; its student learns the other."""
     assert main(task_flags(budget=1, speedup=0)) == 0
     of_search = read_keys(tmp_path / "run" / "evaluated.jsonl")
     rows = [{"text": text, "label": "critics" in text} for text in tiny_teachers.sentences()[:100]]

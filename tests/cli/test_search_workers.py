@@ -1,4 +1,4 @@
-"""Searches whose students are evaluated by other processes, from the command line."""
+"""Searches with worker processes, from the command line."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ pytestmark = pytest.mark.usefixtures("blank_pictures")
 Flags = Callable[..., list[str]]
 
 EPOCHS = 5
-"""So many that a process can be killed in between."""
+"""Enough that a process can be killed during an evaluation."""
 
 AGAIN = "distilling the best student once more"
-"""Printed if no worker has kept the best student."""
+"""Printed if no process has saved the best student."""
 
 
 def trail(folder: Path) -> list[tuple[Any, ...]]:
-    """What a search proposed and earned, without wall times."""
+    """Return the students of a search and their results, without wall times."""
     students = json.loads((folder / "results.json").read_text())["students"]
     return [(tuple(one["student"].values()), one["status"], one["loss"], one["reward"]) for one in students]
 
@@ -39,7 +39,7 @@ def trail(folder: Path) -> list[tuple[Any, ...]]:
 def whole(
     tmp_path_factory: pytest.TempPathFactory, small_space: dict[str, list[Any]], finish_search: Callable[..., Path]
 ) -> Path:
-    """A search without workers."""
+    """The folder of a finished search without workers."""
     return finish_search(tmp_path_factory.mktemp("whole"), small_space, budget=8, round_size=4, epochs=EPOCHS)
 
 
@@ -47,7 +47,7 @@ def whole(
 def test_any_number_of_workers_finds_the_same(
     flags: Flags, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two of them in the tests of killed processes."""
+    """Here with three workers; the tests of killed processes use two."""
     assert main([*flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), "--workers", "3"]) == 0
     assert trail(tmp_path / "run") == trail(whole)
     assert AGAIN not in capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_any_number_of_workers_finds_the_same(
         whole / "student/model.safetensors"
     ).read_bytes()
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert "workers" not in config  # so that another number may go on
+    assert "workers" not in config  # so that the search can be resumed with another number
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def _await(driver: Started, reached: Callable[[], bool]) -> None:
 
 
 def _killed_at_once(driver: Started, folder: Path, moments: Random) -> list[tuple[int, str]]:
-    """Kill a driver and a worker; return what was stored when all processes are gone."""
+    """Kill the driver and a worker; return the stored evaluations after all processes have ended."""
     workers = workers_of(driver.pid)
     moments.choice(workers).kill()
     driver.send_signal(signal.SIGKILL)
@@ -139,7 +139,7 @@ def _records(folder: Path) -> list[tuple[int, str]]:
     connection = sqlite3.connect(path)
     try:
         return connection.execute("SELECT id, config FROM evaluations ORDER BY id").fetchall()
-    except sqlite3.OperationalError:  # it is just being made
+    except sqlite3.OperationalError:  # the table is being created
         return []
     finally:
         connection.close()
@@ -169,7 +169,7 @@ def test_settings_that_make_no_sense_are_refused(
 @pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_named(flags: Flags) -> None:
     pytest.importorskip("ray")
-    # Port 9 is "discard": nobody listens there. A cluster of another test is found by 'auto'.
+    # Nothing listens on port 9 ("discard"). The address 'auto' might find the cluster of another test.
     driver = start_command([*flags(), "--ray", "127.0.0.1:9"], environment={"COLUMNS": "200"})
     output = driver.read(timeout=300)
     assert driver.returncode == 2, output

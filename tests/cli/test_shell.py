@@ -1,4 +1,4 @@
-"""Commands that are printed can be typed as they are."""
+"""Printed commands work unchanged in a shell."""
 
 from __future__ import annotations
 

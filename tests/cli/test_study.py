@@ -1,4 +1,4 @@
-"""The study of the proxy from the command line, small: what it judges, finds and keeps."""
+"""A small study of the proxy from the command line: what it judges, finds and stores."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_study_judges_students_of_all_sizes_and_tells_what_agrees(study: tuple
     assert len(results["students"]) == 5
     assert results["failed"] == 0
     agreements = {(row["proxy"], row["target"]): row for row in results["agreements"]}
-    # Students that differ in width and depth are told apart by any of the two.
+    # Short and long training agree on students that differ this much in width and depth.
     both = agreements["imitation", "long"]
     assert both["tau"]["value"] > 0.5
     assert both["at_equal_size"]["count"] == 5

@@ -1,4 +1,4 @@
-"""Tables from the command line, small: from a tiny teacher to a table that is inspected and verified."""
+"""Small tables from the command line: built from a tiny teacher, inspected and verified."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def flags(root: Path, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path) -> Flags:
-    """Return the command line of a small build; keywords change flags, and None drops one."""
+    """Return the command line of a small build. Keyword arguments change flags; None omits a flag."""
 
     def make(out: Path, *switches: str, **changes: Any) -> list[str]:
         values = {
@@ -83,7 +83,7 @@ def table_file(root: Path, build: Path) -> Path:
 
 
 def assert_same_cells(one: Table, other: Table) -> None:
-    """All but the seconds is equal, bit for bit."""
+    """Check that two tables are equal bit for bit, except for the measured seconds."""
     seconds = CURVES.index("epoch_seconds")
     for name in Table.ARRAYS:
         ours, theirs = getattr(one, name), getattr(other, name)
@@ -117,7 +117,7 @@ def test_a_table_is_whole(table_file: Path, tiny_teacher_dirs: dict[str, Path]) 
     assert meta.recipe["learning_rate"] > 0
     assert {"kdnas", "torch"} <= set(meta.versions)
     assert meta.trained_on.endswith("1 thread")
-    # Wider, deeper students are better: what was tabulated is a distillation.
+    # Wider and deeper students have lower losses, as expected of a real distillation.
     last = table.curve("heldout_unexplained")[..., -1].mean(axis=1)
     sizes = [(config.num_hidden_layers, config.hidden_size) for config in table.configs()]
     assert np.mean(last[[size == (3, 32) for size in sizes]]) < np.mean(last[[size == (1, 16) for size in sizes]])
@@ -138,7 +138,7 @@ def test_what_is_done_is_not_done_again(
     build: Path, flags: Flags, capsys: pytest.CaptureFixture[str], root: Path
 ) -> None:
     before = rows(build)
-    # Whatever else was asked for is known from the folder.
+    # All other settings are read from the folder.
     command = ["table", "build", "tiny", "--out", str(build), "--skip-latencies", "--cache-dir", str(root / "cache")]
     assert main(command) == 0
     assert "16 of 16 distillations are already done" in capsys.readouterr().out
@@ -157,7 +157,7 @@ def test_a_sample_grows_but_never_shrinks(flags: Flags, tmp_path: Path, capsys: 
     said = complaint([*flags(folder, epochs=1, sample=2), *make], capsys)
     assert "--sample is 2, the build in" in said
     assert "has 3; a sample may grow, but not shrink" in said
-    # Without the flag, the build has the last size.
+    # Without the flag, the build keeps its last size.
     assert main([*flags(folder, epochs=1), *make]) == 0
     assert "6 of 6 distillations are already done" in capsys.readouterr().out
 
@@ -204,7 +204,7 @@ def test_killed_at_any_moment_it_goes_on_with_any_number_of_workers(
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         assert process.wait(timeout=60) == -signal.SIGKILL
-        # Workers end with their parent.
+        # Worker processes end when their parent is killed.
         assert psutil.wait_procs(children, timeout=60)[1] == []
         assert distillations <= rows(folder) < STUDENTS * SEEDS
     assert main(flags(folder, "--skip-latencies")) == 0

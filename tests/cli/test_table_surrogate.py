@@ -1,4 +1,4 @@
-"""Surrogates from the command line: judged, fitted to files, and raced on; and tables in an overview."""
+"""Surrogates from the command line: evaluated, fitted and searched; and the list of tables."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_agents_are_ranked_by_a_table_and_by_its_surrogate(
     assert {name: len(one) for name, one in told["scores"]["surrogate"].items()} == {"random": 2, "evolution": 2}
     assert told["low"] <= told["tau"] <= told["high"]
     assert told["scores"]["table"] != told["scores"]["surrogate"]
-    # What is there is not run again, and agents can be added.
+    # Finished searches are not repeated, and agents can be added.
     assert main([*command, "--agents", "random", "evolution", "local-search"]) == 0
     again = json.loads((folder / "results.json").read_text())
     assert again["scores"]["surrogate"]["random"] == told["scores"]["surrogate"]["random"]

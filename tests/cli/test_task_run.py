@@ -36,7 +36,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 def flags(
     flat_teacher: Callable[[str], Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Flags:
-    """Return the command line of the README with small settings; keywords change flags."""
+    """Return the command line of the README with small settings; keyword arguments change flags."""
     root = tmp_path_factory.mktemp("task")
     made = [{"text": text, "label": "critics" in text} for text in tiny_teachers.sentences()[:120]]
     (command,) = re.findall(r"^kdnas (run --task .*)$", README, re.MULTILINE)
@@ -66,7 +66,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def assert_placed(run: Path, student: dict[str, Any]) -> None:
-    """Check that the folders of a student lie where those of the chosen one do."""
+    """Check that the run folder has copies of this student's classifier and export, so this student was chosen."""
     for name in ("classifier", "export"):
         source = run / student["files"][name]
         files = {path.relative_to(source): path.read_bytes() for path in source.rglob("*") if path.is_file()}
@@ -122,7 +122,7 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
         f"classifier: {run / 'classifier'}",
     ):
         assert shown in printed
-    # The text holds all that is validated and tested on.
+    # The text contains all 24 validation and test texts of the task. They are left out.
     assert read(run / "search" / "run.json")["corpus"]["dropped_without"] == 24
     lineage = read(files["student"] / "kdnas.json")
     assert lineage["corpus"]["without"] == str(run / "search" / "evaluated.jsonl")
@@ -130,7 +130,7 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
     assert_placed(run, student)
     assert (run / "candidates.png").stat().st_size > 0
     assert f"kdnas run --resume {run} [--candidates N]" in (run / "README.md").read_text()
-    assert "teacher.name" in read(files["export"] / "task.json")["places"]  # found again from other folders
+    assert "teacher.name" in read(files["export"] / "task.json")["places"]  # to find the teacher from other folders
     card = (files["export"] / "README.md").read_text()
     assert "Asked for and measured" in card
     assert "| speed-up | at least 0.2x |" in card
@@ -226,7 +226,7 @@ def test_quality_on_a_task_needs_a_task(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_student_that_breaks_a_limit_gives_way(
     flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The size that the search goes by leaves the graph out, which is most of so small a file."""
+    """The search estimates the size without the graph, which is most of such a small file."""
     folder = tmp_path / "run"
     assert main(flags(folder, format="float32", max_mb="0.03", candidates="1")) == 1
     printed = capsys.readouterr().out
@@ -242,7 +242,7 @@ def test_a_student_that_breaks_a_limit_gives_way(
     sizes = [student["measured"]["size_mb"] for student in summary["students"]]
     assert summary["best"] == str(1 + sizes.index(min(sizes)))
     assert_placed(folder, summary["students"][sizes.index(min(sizes))])
-    # What was tried counts, also where fewer are asked for later.
+    # Measured candidates count even if fewer are requested later.
     assert main(resumed(folder, flags, "--candidates", "1")) == 1
     assert read(folder / "summary.json") == summary
 
@@ -322,7 +322,7 @@ def test_candidates_are_those_of_a_task(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_killed_run_goes_on_to_the_same_end(
     run: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The moments are not drawn, because each step is to be killed once."""
+    """The run is killed at fixed moments, not random ones: in the search, both trainings, and the export."""
     folder = tmp_path / "run"
     arguments = flags(folder)
     for pattern in (

@@ -1,4 +1,4 @@
-"""Limits of students: what breaking them costs, and what the reward makes of it."""
+"""Limits of students: the cost of a broken limit, and its effect on the reward."""
 
 from __future__ import annotations
 

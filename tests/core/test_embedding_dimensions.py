@@ -1,4 +1,4 @@
-"""Students without layers, and of smaller embeddings: dimensions of a space beside those of the layers."""
+"""Students without layers, with smaller embeddings or vocabularies, and their dimensions in a search space."""
 
 from __future__ import annotations
 

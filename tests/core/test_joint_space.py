@@ -1,4 +1,4 @@
-"""Joint spaces: what a student is and how it is distilled, searched together."""
+"""Joint spaces: the architecture of a student and its distillation recipe, searched together."""
 
 from __future__ import annotations
 

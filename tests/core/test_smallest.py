@@ -1,4 +1,4 @@
-"""Limits of size that no student of a space keeps are found before anything is searched."""
+"""Size limits that no student of a space keeps are refused before the search."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def space(bert_base: EncoderArchitecture) -> SearchSpace:
 
 
 def awkward_space(bert_base: EncoderArchitecture) -> SearchSpace:
-    """Holds points that cannot be built, aliases of one activation, and several families."""
+    """Return a space with points that cannot be built, aliases of one activation, and several families."""
     return SearchSpace.from_dict(
         {
             "num_hidden_layers": [2, 12, 14],

@@ -24,7 +24,7 @@ CHOICES = 1345
 
 
 def hidden_peak(step: int, action: list[int]) -> tuple[float, dict[str, Any]]:
-    """Two hills along a scale of which most choices are never tried, and kinds that shift them."""
+    """Reward with two hills along a scale, most of whose choices are never tried; other dimensions lower it."""
     place = action[0] / (CHOICES - 1)
     hills = 0.7 * np.exp(-(((place - 0.2) / 0.15) ** 2)) + np.exp(-(((place - 0.7) / 0.08) ** 2))
     return float(hills) - 0.3 * (action[1] != 2) - 0.2 * (action[2] != 1), {}
@@ -128,7 +128,8 @@ def test_points_of_other_kinds_are_never_too_near() -> None:
     spacing = Spacing(pool, np.array([[101, 0]]), np.array([CHOICES, 2]))
     assert spacing.far_enough(np.ones(4, dtype=np.bool_)).tolist() == [False, True, False, True]
     spacing.take(3)
-    assert spacing.far_enough(np.array([True, False, True, True])).tolist() == [True, False, True, True]  # else none
+    # All free points, because none of them is far enough.
+    assert spacing.far_enough(np.array([True, False, True, True])).tolist() == [True, False, True, True]
 
 
 def test_without_a_scale_the_best_are_the_best() -> None:
@@ -137,7 +138,7 @@ def test_without_a_scale_the_best_are_the_best() -> None:
     assert best_apart(pool, scores, pool[:3], np.array([5, 5, 5]), 6).tolist() == np.argsort(-scores)[:6].tolist()
 
 
-# What is learned of choices -------------------------------------------------------------------------------------
+# Learned representations of choices -----------------------------------------------------------------------------
 
 
 def test_narrow_dimensions_have_a_row_a_choice() -> None:

@@ -20,7 +20,7 @@ from kdnas_env.distillation.training.workload import Workload
 def make_workload(
     tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Workload]:
-    """``make_workload("roberta")``: 57 training and 21 held-out sentences; with ``pairs=True`` pairs of sentences."""
+    """``make_workload("roberta")``: 57 training and 21 held-out sentences, or sentence pairs with ``pairs=True``."""
     root = tmp_path_factory.mktemp("workloads")
     texts = tiny_teachers.sentences()
     pairs_file = root / "pairs.jsonl"

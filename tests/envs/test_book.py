@@ -100,7 +100,7 @@ def test_the_budget_ends_a_search_and_too_many_answers_cut_it_off() -> None:
         assert not book.over
         book.add(answers.rows[0], answers)
     assert (book.terminated, book.truncated, book.left) == (False, True, 2)
-    # Less than the next step costs.
+    # The remaining budget is less than the cost of the next step.
     answers.begin_episode()
     book = make(2, budget=Budget(3), least=2)
     book.add_round(np.array([0, 1]), answers)
@@ -108,7 +108,7 @@ def test_the_budget_ends_a_search_and_too_many_answers_cut_it_off() -> None:
 
 
 class Rule:
-    """Early stopping that notes what it is told."""
+    """Early stopping that records the evaluations it learns from."""
 
     def __init__(self) -> None:
         self.learnt: list[Evaluation] = []

@@ -1,4 +1,4 @@
-"""What an episode may spend."""
+"""Budgets of episodes."""
 
 from __future__ import annotations
 
@@ -102,5 +102,5 @@ def test_endless_repetition_is_truncated_whatever_is_counted(unit: str) -> None:
         _, _, terminated, truncated, _ = env.step(np.array([0]))
         if terminated or truncated:
             break
-    assert truncated == (unit != "epochs")  # there the first evaluation spends both epochs
+    assert truncated == (unit != "epochs")  # the first evaluation spends both epochs
     assert len(env.history) == (1 if unit == "epochs" else 20)

@@ -1,4 +1,4 @@
-"""Every registered environment keeps the contract."""
+"""Every registered environment passes the conformance tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IDS = sorted(spec.id for spec in gym.registry.values() if spec.namespace == "kdn
 def options_of(
     tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
-    """What makes the environments small, by id."""
+    """Options that make the environments small, by id."""
     folder = tmp_path_factory.mktemp("sources")
     table, external = str(folder / "planted.npz"), str(folder / "external.npz")
     write_table(planted_table(), table)
@@ -42,13 +42,13 @@ def options_of(
         "kdnas/Tabular-v0": {"table": table},
         "kdnas/Surrogate-v0": {"table": table},
         "kdnas/External-v0": {"table": external},
-        # Tasks that break no limit: a clause wants a best student after a few random ones.
+        # Tasks without limits: a student that breaks a limit spends no budget, but the suite expects every step to.
         "kdnas/Tasks-v0": {"tasks": ["rotten-tomatoes", "imdb:alpha=-0.2"]},
     }
 
 
 class TestRegistered(EnvironmentConformance):
-    """Every id, with the tiny teacher where there is one."""
+    """Every registered id; distillation uses the tiny teacher."""
 
     BUDGET = 4
 

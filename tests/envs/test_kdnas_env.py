@@ -33,7 +33,7 @@ AWKWARD = {"num_hidden_layers": [3, 6, 24], "num_attention_heads": [5, 12], "hid
 
 @dataclass
 class Counting:
-    """The planted landscape, counting what it is asked; architectures in ``broken`` fail."""
+    """A planted evaluator that records the evaluated architectures; those in ``broken`` fail."""
 
     planted: PlantedEvaluator = field(default_factory=lambda: PlantedEvaluator(SPACE))
     broken: dict[StudentConfig, Status] = field(default_factory=dict)
@@ -431,14 +431,14 @@ def test_answers_of_a_table_are_remembered_from_search_to_search() -> None:
     assert len(evaluator.asked) == 2
     assert data_equivalence(answers[0], answers[1], exact=True)
     assert [answer[4]["duplicate"] for answer in answers[1]] == [False, False, True]
-    # Who listens to epochs is told those of every search.
+    # The epoch callback is called in every search, also for cached answers, but not for duplicates.
     heard: list[int] = []
     env.on_epoch = lambda report: heard.append(report.epoch)
     env.reset(seed=0)
     env.step(action(3))
     env.step(action(3))
     assert heard == [0, 1, 2]
-    # And who stops a student stops it for that search only.
+    # A student that the callback stops is stopped in that search only.
     env.on_epoch = lambda report: report.epoch == 1
     env.reset(seed=0)
     assert env.step(action(5))[4]["status"] == "stopped"
@@ -584,7 +584,7 @@ def test_bad_reset_options_are_refused() -> None:
         env.reset(options={"budget": 0})
 
 
-# Evaluations from elsewhere, and early stopping -----------------------------------------------------------------
+# Recorded evaluations, and early stopping -----------------------------------------------------------------------
 
 
 def test_an_evaluation_that_was_made_elsewhere_is_answered_as_a_step_would() -> None:
@@ -594,7 +594,7 @@ def test_an_evaluation_that_was_made_elsewhere_is_answered_as_a_step_would() -> 
     assert data_equivalence(answers, stepped.step(action(8)), exact=True)
     assert isinstance(recorded.evaluator, Counting)
     assert recorded.evaluator.asked == []
-    # What was answered in the search stays as it was.
+    # A second record of the same student is a duplicate; the first answer stays.
     worse = replace(evaluation, heldout_unexplained=(1.0, 0.9))
     _, reward, _, _, info = recorded.record(action(8), worse)
     assert (reward, info["duplicate"]) == (answers[1], True)
@@ -614,7 +614,7 @@ def test_a_stopped_student_from_elsewhere_is_stopped_for_that_search_only() -> N
 
 @pytest.mark.parametrize("vector", [False, True])
 def test_early_stopping_compares_the_students_of_one_search(vector: bool) -> None:
-    """Whoever steps the environment, the rule hears of every epoch and learns how every student ended."""
+    """Scalar and vector environments both report every epoch and every evaluation to the stopping rule."""
 
     def search() -> list[Status]:
         env.reset(seed=0)

@@ -1,4 +1,4 @@
-"""The real thing behind the environment: tiny teachers, a tiny corpus, real distillation."""
+"""Environments with real distillation, of tiny teachers on a tiny corpus."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kdnas_env.errors import CorpusError, KDNASError, SpaceError, TeacherError
 
 @pytest.fixture(scope="module")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The hidden states of the teacher, which most tests share."""
+    """Cache folder of the teacher's hidden states; most tests share it."""
     return str(tmp_path_factory.mktemp("cache"))
 
 

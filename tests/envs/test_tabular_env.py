@@ -37,14 +37,14 @@ def test_a_sampled_episode_is_one_draw(table_file: Path) -> None:
     first, again, other = (_rewards(env, seed, actions) for seed in (1, 1, 2))
     assert first == again
     assert first != other
-    # Whatever the order: all agents of one seed see the same noise.
+    # The noise does not depend on the order of actions: with one seed, all agents see the same noise.
     assert _rewards(env, 1, actions[::-1])[::-1] == first
     repeated = _rewards(env, 1, [actions[0]] * 5)
     assert len(set(repeated)) == 1
 
 
 def test_a_drawn_seed_is_no_part_of_the_identity(table_file: Path) -> None:
-    """Searches of other seeds share a table, but not with those of one seed."""
+    """The identity contains the setting of the seed, such as ``sample``, but not the seed that an episode draws."""
     told = []
     for seed, episode in (("sample", 1), ("sample", 2), ("mean", 1)):
         env = TabularEnv(table_file, seed=seed, budget=30)

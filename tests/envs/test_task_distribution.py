@@ -1,4 +1,4 @@
-"""A distribution of tasks: drawn by seed, described in the observation, answered like each task's own environment."""
+"""An environment of many tasks: the seed draws one, the observation describes it, and the answers are that task's."""
 
 from __future__ import annotations
 

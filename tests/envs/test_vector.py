@@ -1,4 +1,4 @@
-"""One search in many seats: a step is a round, evaluated as one batch."""
+"""The vector environment: one search, in which a step is a round, evaluated as one batch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MODES = [mode.value for mode in AutoresetMode]
 
 @dataclass
 class Batches:
-    """The planted landscape, noting what it is asked together."""
+    """A planted evaluator that records each batch."""
 
     space: SearchSpace = SPACE
     deterministic: bool = True
@@ -107,7 +107,7 @@ def test_a_step_is_a_round_of_the_scalar_environment(
                 assert np.array_equal(observation[name][seat], own[name])
         assert infos["evaluations"].tolist() == [info["evaluations"]] * seats
         assert infos["budget_left"].tolist() == [info["budget_left"]] * seats
-        if duplicates == "charge":  # else rounds of the scalar environment end elsewhere
+        if duplicates == "charge":  # otherwise rounds of the scalar environment end at other steps
             for name in ("previous_best", "previous_best_reward", "global_best", "global_best_reward", "progress"):
                 assert (observation[name] == own[name]).all(), name
         assert [*vector.history] == [*scalar.history][: len(vector.history)]
@@ -131,7 +131,7 @@ def test_the_dtypes_are_those_of_sync_vector_env() -> None:
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_independent_searches_side_by_side(vectorization: str) -> None:
-    """The scalar environment serves gymnasium's own vector environments."""
+    """The scalar environment works in Gymnasium's own vector environments."""
     kwargs: dict[str, Any] = {"vector_kwargs": {"context": "spawn"}} if vectorization == "async" else {}
     vector = gym.make_vec("kdnas/Planted-v0", 2, vectorization_mode=vectorization, budget=2, round_size=1, **kwargs)
     try:
@@ -188,7 +188,7 @@ def test_a_round_in_which_all_fail_has_no_best() -> None:
 
 
 def test_what_is_known_is_seldom_copied_as_it_grows() -> None:
-    """Else a search would take time in proportion to the square of its length."""
+    """Otherwise, the time of a search would grow with the square of its length."""
     envs = make(num_envs=1, budget=500)
     envs.reset(seed=0)
     arrays: list[Any] = []
@@ -228,7 +228,7 @@ def test_epochs_are_reported_and_can_stop_a_student() -> None:
 
 # Episodes -------------------------------------------------------------------------------------------------------
 
-# A budget of 4 in 2 seats. Per step: rewards are those of a round, terminated, evaluations in the infos.
+# Budget 4, 2 sub-environments. Per step: whether rewards are positive, terminated, evaluations in the infos.
 TABLES: dict[str, list[Any]] = {
     "NextStep": [(True, False, 2), (True, True, 4), (False, False, 0), (True, False, 2), (True, True, 4)],
     "SameStep": [(True, False, 2), (True, True, 0), (True, False, 2), (True, True, 0)],
@@ -312,7 +312,7 @@ def test_a_budget_that_is_no_whole_rounds_is_warned_of(options: dict[str, Any], 
     vector = gym.make_vec("kdnas/Planted-v0", num_envs=3, **options)
     with pytest.warns(UserWarning, match=message):
         vector.reset(seed=0)
-    # Who searches with another budget is told of that one only; warnings are errors here.
+    # A reset warns about its own budget only: 12 makes whole rounds of 3 (warnings are errors here).
     vector.reset(seed=0, options={"budget": 12})
 
 
@@ -341,7 +341,7 @@ def test_a_reset_option_sets_the_budget_of_one_search() -> None:
     assert vector.reset()[1]["budget_left"].tolist() == [12, 12]
 
 
-# A good citizen -------------------------------------------------------------------------------------------------
+# Gymnasium conventions ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,4 +1,4 @@
-"""The best student of each process of a search is kept in the search's folder."""
+"""Each process of a search saves its best student in the folder of the search."""
 
 from __future__ import annotations
 

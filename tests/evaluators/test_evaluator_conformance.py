@@ -1,4 +1,4 @@
-"""Every evaluator keeps the contract."""
+"""Every evaluator passes the conformance tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Students of joint spaces: each is distilled by its own recipe, and all are judged by one measure."""
+"""Students of joint spaces: each is distilled with its own recipe; all have the same measure of quality."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_change_shows_in_the_result(evaluator: MiniKDEvaluator, change: dict[s
 def test_before_training_students_of_all_objectives_are_judged_alike(
     evaluator: MiniKDEvaluator, change: dict[str, Any]
 ) -> None:
-    # They start alike, so that only another measure could tell them apart.
+    # Untrained students have the same weights, so only another measure could give another loss.
     assert losses(evaluator, epochs=0, **change) == pytest.approx(losses(evaluator, epochs=0), rel=1e-6)
 
 

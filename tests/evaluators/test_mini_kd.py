@@ -1,4 +1,4 @@
-"""Live evaluations of tiny students: what a record holds, and how failures become records."""
+"""Live evaluations of tiny students: the contents of records, and failures as records."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_record_is_complete(evaluator: MiniKDEvaluator) -> None:
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A task of one's own: whether a sentence names a film."""
+    """A custom task: whether a sentence contains "film"; returned as settings."""
     rows = [{"text": text, "label": int("film" in text)} for text in tiny_teachers.sentences()]
     path = tmp_path_factory.mktemp("task") / "film.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -273,7 +273,7 @@ def test_who_breaks_a_limit_is_measured_and_not_distilled(make: Make, runtime: s
     assert infeasible.parameters == count_parameters(STUDENT, strict.workload.teacher.architecture)
     assert infeasible.heldout_unexplained == ()
     assert reports == []
-    # Who keeps the limits is distilled as without them.
+    # A student that keeps the limits is distilled as if there were none.
     wide, unlimited = make(latency=latency, limits={"speedup": 1e-6}), make(latency=latency)
     assert wide.fingerprint == strict.fingerprint == unlimited.fingerprint
     assert evaluate(wide, epochs=1).heldout_unexplained == evaluate(unlimited, epochs=1).heldout_unexplained

@@ -1,4 +1,4 @@
-"""Evaluators whose work is done by others keep to the same contract, for any number of workers."""
+"""Parallel evaluators pass the conformance tests, and results do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_an_interrupted_batch_leaves_no_process_and_keeps_what_is_finished(tmp_p
 
 @pytest.mark.parametrize("pruner", ["none", "median"])
 def test_agents_search_rounds_side_by_side_to_the_same_end(pruner: Any) -> None:
-    """With a pruner too, as long as one worker keeps the order of the epochs."""
+    """Also with a pruner, if there is one worker, which keeps the order of the epochs."""
     agent = OptunaAgent(OptunaConfig(sampler="random", pruner=pruner))
     plain = KDNASEnv(SPACE, PlantedEvaluator(SPACE), fidelity=FIDELITY, budget=16, round_size=4)
     agent.search(plain, seed=3)

@@ -1,4 +1,4 @@
-"""One fault for all evaluations ends a search, whoever drives it; faults of some students do not."""
+"""A fault that affects all evaluations ends any kind of search; faults of some students do not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STARVED = (Status.OUT_OF_MEMORY, "OutOfMemoryError: 20 MiB were asked for")
 
 @dataclass
 class Broken:
-    """The planted landscape, of which the first evaluations end as they are told to; the last of these go on so."""
+    """A planted evaluator whose first evaluations end as in ``ends``; its last entry repeats, unless ``then_well``."""
 
     ends: list[tuple[Status, str]]
     then_well: bool = False
@@ -102,7 +102,7 @@ def test_a_store_keeps_what_failed_and_goes_on_when_it_is_opened_again(tmp_path:
         answers = store.evaluate(STUDENTS[:8], Fidelity())
     assert [answer.ok for answer in answers] == [False] * 3 + [True] * 5
     assert mended.asked == STUDENTS[3:8]
-    # What succeeded before is known when a later process has nothing but failures.
+    # Earlier successes in the store count, so a later process with only failures does not end.
     with StoredEvaluator(Broken([FAILED]), tmp_path / "store.sqlite") as store:
         assert not any(answer.ok for answer in store.evaluate(STUDENTS[7:], Fidelity())[1:])
 

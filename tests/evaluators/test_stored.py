@@ -35,7 +35,7 @@ PLANTED = PlantedEvaluator(SPACE, 0.1, random_failures(SPACE, 0.3, np.random.def
 
 @dataclass
 class Counting:
-    """Counts what it is asked, and never answers the same twice: ``wall_seconds`` is the number of the call."""
+    """Records its calls, and answers each call differently: ``wall_seconds`` is the number of the call."""
 
     inner: PlantedEvaluator = PLANTED
     deterministic: bool = False
@@ -132,7 +132,7 @@ def test_who_broke_a_limit_is_answered_so_until_the_limit_is_wider(tmp_path: Pat
         with StoredEvaluator(inner, tmp_path / "store.sqlite", limits=limits) as store:
             assert store.evaluate([config], Fidelity())[0].status is Status.OK
             assert store.count() == 1
-    # A whole record is never replaced.
+    # A complete record is never replaced.
     with StoredEvaluator(inner, tmp_path / "store.sqlite", limits=strict) as store:
         assert store.add(refused).status is Status.OK
         assert len(inner.calls) == 1
@@ -192,7 +192,7 @@ def test_closed_it_opens_again_when_used(tmp_path: Path) -> None:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Any sequence of requests, reopenings and prunings answers as if one process had never stopped."""
+    """Any sequence of evaluations, early stops and reopenings gives the answers of one uninterrupted process."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ TestStoreMachine.settings = settings(max_examples=25, stateful_step_count=15, de
 
 
 def write_all(path: Path) -> None:
-    """Evaluate one student after the other, and say how many are stored."""
+    """Evaluate one student after the other; print a line after each is stored."""
     with StoredEvaluator(Counting(), path) as store:
         print("ready", flush=True)
         for number, config in enumerate(SPACE):
@@ -252,7 +252,7 @@ def write_all(path: Path) -> None:
 
 
 def race(path: Path, number: int, begin: Path) -> None:
-    """Wait for a file, then evaluate students that others evaluate, too, and print the records."""
+    """Wait for a file, then evaluate students that other processes evaluate, too, and print the records."""
     inner = Counting(calls=[[]] * (1000 * number), seconds=0.002)
     print("ready", flush=True)
     while not begin.exists():

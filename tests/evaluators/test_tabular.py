@@ -65,7 +65,7 @@ def test_sampled_seeds_depend_on_student_and_seed_alone() -> None:
     assert together == [evaluator.evaluate([one], fidelity)[0].heldout_unexplained for one in configs]
     assert together[::-1] == [one.heldout_unexplained for one in evaluator.evaluate(configs[::-1], fidelity)]
     columns = np.stack([evaluator.columns(np.arange(len(TABLE)), seed) for seed in range(300)])
-    # Every one of 24 * 300 draws in thirds: a fair draw is within five deviations.
+    # 24 * 300 draws among 3 seeds: each count is within five standard deviations of 2400.
     assert np.abs(np.bincount(columns.ravel(), minlength=3) - 2400).max() < 5 * np.sqrt(7200 * 2 / 9)
     assert len(np.unique(columns, axis=0)) == 300
 
@@ -116,7 +116,7 @@ def test_a_listener_hears_every_epoch_and_may_stop() -> None:
 
 @pytest.fixture(scope="module")
 def holes() -> Table:
-    """One student without seed 1, one without any."""
+    """A table in which one student lacks seed 1 and another lacks all seeds."""
     space = TABLE.space
     configs = TABLE.configs()
     kept = [
@@ -154,7 +154,7 @@ def test_failures_are_answered_as_they_ended() -> None:
     assert {Status.OK, Status.DIVERGED, Status.OUT_OF_MEMORY} == set(answers)
     diverged = TabularEvaluator(table).query(answers[Status.DIVERGED])
     assert len(diverged.heldout_unexplained) == 1
-    # Before the epoch in which it diverges, nothing is wrong with it.
+    # If the evaluation ends before the epoch in which the student diverges, it succeeds.
     assert TabularEvaluator(table).query(answers[Status.DIVERGED], 0).ok
 
 

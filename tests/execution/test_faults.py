@@ -1,4 +1,4 @@
-"""What may happen to a machine while it searches: no evaluation is lost, and none counted twice."""
+"""Machine faults during a search: no evaluation is lost or counted twice."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ if __name__ == "__main__":
 
 
 def search(folder: Path, name: str, largest_file: int) -> int:
-    """Search with processes; return 3 if that is refused."""
+    """Search with worker processes; return 3 if the search raises a RunError."""
     if largest_file:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python has it: the write fails
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # Python's default: the write fails
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     with StoredEvaluator(PlantedEvaluator(SPACE), folder / "store.sqlite") as store:
         env = KDNASEnv(SPACE, store, fidelity=FIDELITY, budget=BUDGET)
@@ -73,7 +73,7 @@ def search(folder: Path, name: str, largest_file: int) -> int:
 
 
 def start(folder: Path, name: str, largest_file: int = 0) -> Started:
-    """Start a search of a name in a folder, whose store all its searches share."""
+    """Start a named search in a folder; all searches in a folder share one store."""
     (folder / "begun").mkdir(exist_ok=True)
     return Started(search, folder, name, largest_file, output=folder / f"{name}.txt")
 
@@ -98,7 +98,7 @@ def test_a_killed_worker_leaves_no_semaphore_behind(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_full_disk_ends_the_search_and_it_goes_on_when_there_is_space(tmp_path: Path) -> None:
-    """Full for the process: the system refuses to let a file grow beyond a limit."""
+    """The disk is full for this process only: the system limits the size of its files."""
     assert start(tmp_path, "first", largest_file=50_000).wait(timeout=120) == 3
     said = (tmp_path / "first.txt").read_text()
     assert said.startswith("refused: ")
@@ -109,7 +109,7 @@ def test_a_full_disk_ends_the_search_and_it_goes_on_when_there_is_space(tmp_path
     assert stored(tmp_path)[: len(before)] == before
     assert told(tmp_path / "first.jsonl")[: len(already)] == already
     assert len(set(told(tmp_path / "first.jsonl"))) == len(stored(tmp_path)) == BUDGET
-    # One was finished that could not be kept, and up to two were in work.
+    # One finished evaluation could not be stored, and up to two were in progress.
     assert len(list((tmp_path / "begun").iterdir())) <= BUDGET + 3
 
 

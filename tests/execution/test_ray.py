@@ -1,4 +1,4 @@
-"""Evaluations on Ray, in processes of their own: Ray keeps global state, and warns of much."""
+"""Evaluations on Ray, in separate processes, because Ray keeps global state and emits many warnings."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ with RayEvaluator(trouble, 2, cpus=0.5, timeout=5, environment={"PYTHONPATH": os
 """
 )
 
-# The first driver is killed while both nodes evaluate a student, the second loses a node.
+# The first driver is killed while both nodes evaluate a student; the second driver loses a node.
 _TWO_NODES = (
     _HEAD
     + """
@@ -172,7 +172,7 @@ def searching(
     small_space: dict[str, list[Any]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[Path], list[str]]:
-    """The command of a small search, by its run folder."""
+    """Return a function from a run folder to the command line of a small search."""
     root = tmp_path_factory.mktemp("search")
     (root / "space.json").write_text(json.dumps(small_space))
     flags = {
@@ -195,7 +195,7 @@ def searching(
 def one_node(
     searching: Callable[[Path], list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
-    """Where evaluations on a cluster of one's own are noted, and what they gave; the environment names another."""
+    """Folder of begun evaluations, and the results, of a local cluster; RAY_ADDRESS names another cluster."""
     root = tmp_path_factory.mktemp("ray")
     folder = root / "begun"
     return folder, answer(run(_ONE_NODE, folder, *searching(root / "run"), RAY_ADDRESS="203.0.113.1:6379"))
@@ -228,19 +228,19 @@ def test_actors_that_die_or_hang_are_replaced_and_epochs_heard(one_node: tuple[P
 
 
 def test_killed_drivers_and_nodes_lose_and_repeat_nothing(tmp_path: Path) -> None:
-    """The actors of a killed driver end with it, or the second would have no core on its cluster."""
+    """The actors of a killed driver end with it; otherwise the second driver would have no cores."""
     folder = tmp_path / "begun"
     found = answer(run(_TWO_NODES, folder))
     assert found.pop("replaced") >= 1
     assert found == {"killed": -9, "kept": 5, "unchanged": True, "same": True, "stored": len(CONFIGS), "again": True}
-    # What was at work on either occasion was begun twice, all else once; the first is evaluated again at the end.
+    # Students that either fault interrupted began twice, the others once; the first one is repeated at the end.
     tries = [begun(folder, config) for config in CONFIGS]
     assert tries == [2, 1, 1, 1, 1, 2, 2, 1, 1, 1, 1, 1, *tries[12:]]
     assert sorted(tries[12:]) == [*[1] * (len(CONFIGS) - 13), 2]
 
 
 def test_a_cluster_of_ones_own_is_not_reached_from_elsewhere(one_node: tuple[Path, dict[str, Any]]) -> None:
-    """Nor does an address in the environment lead it to another."""
+    """It listens on this machine only, and ignores the address of another cluster in the environment."""
     _, found = one_node
     assert {"gcs_server", "raylet"} <= set(found["started"])
     assert found["listening"]

@@ -1,4 +1,4 @@
-"""A pool of workers: what dies, hangs or raises on the way, and what comes of it."""
+"""The worker pool, with workers that die, hang or raise."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_worker_that_hangs_is_killed_and_its_student_tried_elsewhere(tmp_path:
 
 
 def test_a_stopped_process_counts_as_hung(tmp_path: Path) -> None:
-    """Which cannot be seen from outside: neither has it ended nor does it say anything."""
+    """A stopped process has not ended, but reports nothing."""
     with open_pool(Troubled(0.2, str(tmp_path)), 1, timeout=1.2) as pool:
         pool.submit(CONFIGS[0], FIDELITY)
         stopper = threading.Thread(
@@ -116,7 +116,7 @@ def test_a_stopped_process_counts_as_hung(tmp_path: Path) -> None:
 
 
 def test_slow_is_not_hung(tmp_path: Path) -> None:
-    """The time limit is one of silence: each of three epochs is within it, all three are not."""
+    """The time limit is for the time between reports: each of three epochs is within it, all three together are not."""
     with open_pool(Troubled(0.6, str(tmp_path)), 1, timeout=1.5) as pool:
         assert evaluate(pool, CONFIGS[:1]) == expected(CONFIGS[:1])
     assert begun(tmp_path, CONFIGS[0]) == 1
@@ -208,9 +208,9 @@ def test_waiting_for_nothing_is_refused() -> None:
 
 @pytest.mark.slow
 def test_random_kills_lose_nothing(tmp_path: Path, moments: Random) -> None:
-    """Workers are killed at random instants all the time; every student has exactly one evaluation in the end.
+    """Workers are killed at random moments throughout; in the end, every student has exactly one evaluation.
 
-    The instants are counted in evaluations that began, so that workers get to work however slow the machine is.
+    The moments are counted in begun evaluations, so that workers make progress on a slow machine, too.
     """
     over = threading.Event()
     kills = 0

@@ -1,4 +1,4 @@
-"""Tiny students and classifiers of every family, and what they are exported to."""
+"""Tiny students and classifiers of every family, and their exports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kdnas_env.exporting.writing import write_export
 
 
 def make_projection() -> dict[str, torch.Tensor]:
-    """Return what would have been fitted: maps of two layers to two of the teacher's each."""
+    """Return a random projection in place of a fitted one: from each of two layers to two layers of the teacher."""
     generator = torch.Generator().manual_seed(0)
     width = 2 * tiny_teachers.HIDDEN
     return {
@@ -32,7 +32,7 @@ def make_projection() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session", autouse=True)
 def graphs(graphs_are_written_once: WrittenGraphs) -> None:
-    """Tests of this folder export the same models again and again."""
+    """Share graphs between the tests of this folder, which export the same models repeatedly."""
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +89,7 @@ def exported(
 def classifier(
     flat_teacher: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], TinyClassifier]:
-    """Return a student of a family, of one layer, that has learnt one of ``tiny_classifiers.TASKS``."""
+    """Return a student of a family, with one layer, that has learnt one of ``tiny_classifiers.TASKS``."""
     cache = tmp_path_factory.mktemp("cache")
     made: dict[tuple[str, str], TinyClassifier] = {}
 

@@ -1,5 +1,4 @@
-"""Exports of classifiers: graphs with logits that decide as the model does, and code that needs neither torch nor
-transformers."""
+"""Exports of classifiers: graphs that decide as the model does, and code without torch and transformers."""
 
 from __future__ import annotations
 
@@ -48,9 +47,9 @@ EXPORTED = (
     pytest.param("electra", "multi-label", marks=pytest.mark.slow),
     pytest.param("xlm-roberta", "pair", marks=pytest.mark.slow),
 )
-"""Every kind, and every family but RoBERTa, whose layers, head and separators are those of XLM-RoBERTa."""
+"""Every kind of task, and every family except RoBERTa: its layers, head and separators are those of XLM-RoBERTa."""
 PROBABILITIES = ("classification", "multi-label")
-"""Kinds of tasks whose graphs return probabilities, too."""
+"""Kinds of tasks whose graphs also return probabilities."""
 GRAPH, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
 
 WITHOUT_TORCH = """
@@ -77,7 +76,7 @@ def run_torch(folder: Path, inputs: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def exported(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Return the export of a classifier to ONNX and int8; the classifier itself lies in ``it`` beside it."""
+    """Return the export of a classifier to ONNX and int8; the classifier itself is in the folder ``it`` beside it."""
     root = tmp_path_factory.mktemp("exports")
     reports: dict[tuple[str, str], ExportReport] = {}
 
@@ -179,7 +178,7 @@ def test_the_folder_has_the_layout_that_others_read(classifier: Classifier, tmp_
 
 
 def own_classifier(folder: Path, teacher: Path) -> TinyClassifier:
-    """A classifier of a task of one's own in a file."""
+    """Distil a classifier of a user's task that is in a file."""
     easy = small_tasks.easy_task(spec=tiny_classifiers.NAMED, samples=60)
     rows = [
         {"text": f"{text} {index}", "label": ("bad", "good")[label]}
@@ -191,7 +190,7 @@ def own_classifier(folder: Path, teacher: Path) -> TinyClassifier:
 
 @pytest.mark.slow
 def test_labels_are_read_again_from_where_the_task_lies(flat_teacher: Callable[[str], Path], tmp_path: Path) -> None:
-    """From Python, without being told of the task; the tree was moved in between."""
+    """The export finds the task from the classifier's record, even after both were moved together."""
     made = own_classifier(tmp_path / "old", flat_teacher("bert"))
     made.save(tmp_path / "old" / "it")
     (tmp_path / "old").rename(tmp_path / "new")
@@ -208,7 +207,7 @@ def test_labels_are_read_again_from_where_the_task_lies(flat_teacher: Callable[[
 
 
 def test_a_classifier_of_somebody_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It has no record: decisions are compared on random tokens."""
+    """A classifier without a record of kdnas: its decisions are compared on random tokens."""
     folder = tiny_teachers.save_classifier(tmp_path / "theirs", ("NEGATIVE", "POSITIVE"), num_hidden_layers=1)
     assert run_export(ExportOptions(str(folder), latency=False)) == 0
     printed = capsys.readouterr().out
@@ -234,7 +233,7 @@ def test_int8_that_loses_too_much_keeps_activations_or_is_refused(
     monkeypatch.setattr(Decisions, "acceptable", property(judge))
     report = write_export(tmp_path / "it", tmp_path / "out", format="onnx", int8=True, latency=None, task=made.task)
     assert report.scheme == WEIGHTS_ONLY
-    # Accepted on what settings are chosen on, and then compared on what is scored.
+    # The validation split decides whether int8 is accepted; the test split is reported.
     assert {cost.text for cost in judged} == {"validation of own"}
     assert (report.decisions[INT8].text, report.decisions[INT8].samples) == ("test of own", 40)
     assert judged[1].max_abs_error < judged[0].max_abs_error
@@ -270,7 +269,7 @@ def test_what_is_acceptable() -> None:
     assert compare_decisions(one[:40], logits[:40], "classification", unlabelled).acceptable
     assert not compare_decisions(one[:10], logits[:10], "classification", unlabelled).acceptable
     many = np.tile(np.array([[1.0, 0.0]], np.float32), (1000, 1))
-    for wrong, acceptable in ((5, True), (15, False)):  # .5 points may be chance, 1.5 are not
+    for wrong, acceptable in ((5, True), (15, False)):  # a loss of 0.5 points may be chance, 1.5 are not
         given = replace(labelled, labels=np.zeros(1000, np.int64))
         changed = np.concatenate([many[:wrong, ::-1], many[wrong:]])
         assert compare_decisions(changed, many, "classification", given).acceptable is acceptable

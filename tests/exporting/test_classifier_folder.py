@@ -1,4 +1,4 @@
-"""The folder of a classifier: transformers loads it, and gets the logits that were scored."""
+"""The folder of a classifier: transformers loads it and computes the logits that were scored."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Classifier = Callable[[str, str], TinyClassifier]
 
 
 def loaded_logits(folder: Path, texts: tuple[list[str], ...]) -> NDArray[np.float32]:
-    """What a stranger computes."""
+    """Return the logits that transformers computes without kdnas."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Exports of embedding students: graphs that make the vectors, and code that needs neither torch nor transformers."""
+"""Exports of embedding students: graphs that compute the vectors, and code without torch and transformers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def embedder(
 
 @pytest.fixture(scope="module")
 def exported(embedder: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
-    """Its export to ONNX and int8. Do not write into it."""
+    """The export of ``embedder`` to ONNX and int8. Do not write into its folder."""
     latency = LatencySettings(max_rounds=5, sequence_length=12)
     out = tmp_path_factory.mktemp("export") / "out"
     return write_export(embedder, out, int8=True, latency=latency, format="onnx")
@@ -77,7 +77,7 @@ def test_graphs_make_the_vectors(embedder: Path, exported: ExportReport) -> None
     from transformers import AutoModel, AutoTokenizer
 
     out = Path(exported.folder)
-    texts = [*TEXTS[:8], "critics", " ".join(["the audience"] * 40)]  # the last one is cut
+    texts = [*TEXTS[:8], "critics", " ".join(["the audience"] * 40)]  # the last text is truncated
     inputs = AutoTokenizer.from_pretrained(out)(texts, padding=True, truncation=True, return_tensors="pt")
     assert inputs["input_ids"].shape[1] == 12
     made, expected = run_graph(out, GRAPH, inputs), vectors(open_embedder(embedder), texts)

@@ -1,4 +1,4 @@
-"""The model card: the hub can read it, its code runs, it says where the student comes from."""
+"""The model card: the hub can read it, its code runs, and it says how the student was made."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_hub_can_read_it(exported: Exported) -> None:
     assert data.library_name == "transformers"
     assert data.pipeline_tag == "feature-extraction"
     assert {"kdnas", "knowledge-distillation", "onnx"} <= set(data.tags)
-    # A folder is no name on the hub, and nobody said which terms hold.
+    # The teacher is a local folder, not a name on the hub, and no licence is known.
     assert data.base_model is None
     assert data.license is None
 

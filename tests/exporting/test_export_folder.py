@@ -1,4 +1,4 @@
-"""Exports appear whole or not at all, and replace nothing but exports."""
+"""Exports are written completely or not at all, and replace only earlier exports."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_model_with_another_head_is_refused(head: str, part: str, tmp_path: Pa
     with pytest.raises(ExportError, match=rf"has a head for a task \({part}\).*save that first: AutoModel") as refused:
         write_export(model, tmp_path / "out", latency=None)
     assert not (tmp_path / "out").exists()
-    # What the message advises.
+    # Do what the message advises.
     for kind in (AutoModel, AutoTokenizer):
         kind.from_pretrained(model).save_pretrained(tmp_path / "encoder")
         assert f"{kind.__name__}.from_pretrained({str(model)!r}).save_pretrained(FOLDER)" in str(refused.value)
@@ -154,7 +154,7 @@ def test_a_place_that_cannot_be_written_is_named(student: Path, tmp_path: Path) 
     ],
 )
 def test_a_full_disk_is_explained_and_leaves_the_old_export(tmp_path: Path, error: Exception) -> None:
-    """Libraries that write in other languages raise what they like."""
+    """Libraries written in other languages may raise exceptions other than OSError."""
     target = tmp_path / "out"
     target.mkdir()
     (target / EXPORT).write_text('{"format": "onnx"}')

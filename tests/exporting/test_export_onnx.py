@@ -1,4 +1,4 @@
-"""Graphs compute what the models compute, and say what int8 costs."""
+"""Exported graphs compute what the models compute, and reports state the error of int8."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def test_int8_is_smaller_and_costs_what_is_said(exported: Exported, name: str) -
     expected = run_graph(report.folder, "onnx/model.onnx", encoded)[real]
     found = run_graph(report.folder, "onnx/model_quantized.onnx", encoded)[real]
     unexplained = np.square(found - expected).sum() / np.square(expected - expected.mean(axis=0)).sum()
-    # Scales of activations depend on how sentences are batched.
+    # Only approximately: scales of activations depend on how sentences are batched.
     assert unexplained == pytest.approx(cost.unexplained, rel=0.5)
 
 
 @pytest.mark.parametrize("name", STUDENTS)
 def test_weights_are_quantised(exported: Exported, name: str) -> None:
-    """Float weights that stay are biases, norms and other small vectors, and tables of few rows."""
+    """Only biases, norms, other small vectors and tables of few rows stay in float."""
     import onnx
 
     graph = onnx.load(Path(exported(name).folder) / "onnx/model_quantized.onnx").graph
@@ -89,7 +89,7 @@ def test_weights_are_quantised(exported: Exported, name: str) -> None:
 def test_int8_that_costs_an_encoder_too_much_gives_way_to_what_costs_less(
     flat_teacher: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each scheme is refused at a limit that lies just below what it costs; none is left in the end."""
+    """Each limit is just below the cost of the scheme used before, so the next one is used, until none is left."""
     limit = 1.0
     for place, scheme in enumerate(SCHEMES):
         monkeypatch.setattr(quantisation_cost, "LARGEST_UNEXPLAINED", limit)
@@ -129,7 +129,7 @@ def test_the_folder_tells_what_was_found(exported: Exported) -> None:
         p.numel() for p in AutoModel.from_pretrained(folder).embeddings.parameters()
     )
     assert {"README.md", "config.json", "kdnas.json", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
-    # The exporter would note the lines of code that each node comes from.
+    # The graph does not record the source lines of its nodes.
     assert b"site-packages" not in (folder / "onnx/model.onnx").read_bytes()
 
 
@@ -157,7 +157,7 @@ def test_latencies_stand_beside_the_teachers(student_dir: StudentDir, tmp_path: 
     assert reference.speedup == 1
     assert all(timing.median_ms > 0 and timing.iqr_ms >= 0 and timing.count >= 5 for timing in report.timings)
     for timing in others:
-        assert 1 / 3 < timing.speedup * timing.median_ms / reference.median_ms < 3  # five rounds of a busy machine
+        assert 1 / 3 < timing.speedup * timing.median_ms / reference.median_ms < 3  # five rounds, on a busy machine
     assert report.probe == {"batch_size": 1, "sequence_length": 12, "threads": 1}
 
 

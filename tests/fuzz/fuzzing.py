@@ -1,13 +1,13 @@
-"""What the fuzz tests share: how many inputs each target gets, how inputs are spoilt, and what a reader may do.
+"""Shared parts of the fuzz tests: the number of inputs of each target, ways to corrupt inputs, and what readers may do.
 
-A reader that is given spoilt input returns, or raises a ``KDNASError``; nothing else. A target with a reader that
-refuses all it is given, or takes all of it, tests nothing any more, and fails.
+A reader of corrupt input must return or raise a ``KDNASError``, nothing else. A target fails if one of its readers
+accepts or refuses nearly all inputs, because it then tests only one of the two outcomes.
 
-Every run tries the same ``sum(INPUTS.values())`` inputs. To try others, and more of them::
+By default, every run tries the same ``sum(INPUTS.values())`` inputs. To try more and other inputs::
 
     KDNAS_FUZZ=10 KDNAS_FUZZ_SEED=7 pytest tests/fuzz
 
-tries ten times as many, drawn by the seed 7. A failure tells the input, and the seed that hypothesis has shrunk to.
+tries ten times as many, drawn with seed 7. A failure reports the input, and the seed that hypothesis has shrunk to.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ INPUTS = {
     "ask and tell": 1_500,
     "command line": 40,
 }
-"""Inputs of each target: many where a reader takes microseconds, few where it loads a model."""
+"""Number of inputs of each target: many if a reader takes microseconds, few if it loads a model."""
 
 LEAST = 50_000
-"""Inputs of the whole suite."""
+"""Minimum number of inputs of the whole suite."""
 
 BATCH = 20
-"""Inputs that are made of one seed, so that drawing the seed costs less than what is done with it."""
+"""Number of inputs made from one seed, so that drawing the seed takes less time than the tests."""
 
 LONGEST_COMPLAINT = 10_000
-"""What a message may take; the input may be as long as it likes."""
+"""Maximum number of characters of an error message, however long the input is."""
 
 _FACTOR = float(os.environ.get("KDNAS_FUZZ", "1"))
 _SEED = os.environ.get("KDNAS_FUZZ_SEED")
@@ -88,7 +88,7 @@ class Answers:
     refused: int = 0
 
 
-_ANSWERS: ContextVar[dict[str, Answers]] = ContextVar("answers")  # of each reader of the target that runs
+_ANSWERS: ContextVar[dict[str, Answers]] = ContextVar("answers")  # by reader, of the running target
 
 ODD: tuple[Any, ...] = (
     None,
@@ -130,7 +130,7 @@ ODD: tuple[Any, ...] = (
     {"": None},
     {"__class__": "x", "../evil": 1},
 )
-"""What may stand anywhere where something else was expected."""
+"""Unexpected values, to put in place of any other value."""
 
 _TOKENS = (
     b"",
@@ -159,14 +159,14 @@ _LONG = (b"9" * 5000, b"[" * 2000, b'{"a":' * 2000)
 
 
 def fuzz(name: str, batch: int = BATCH, *, refuses: bool = True) -> Callable[[Test], Test]:
-    """Call a test with many generators ``rng``; it tries ``batch`` inputs of each, ``INPUTS[name]`` in all.
+    """Call a test with many generators ``rng``. The test tries ``batch`` inputs of each, ``INPUTS[name]`` in total.
 
-    The test fails if one of its readers accepts, or refuses, less than one in a hundred of its inputs.
+    The test fails if one of its readers accepts or refuses fewer than one in a hundred of its inputs.
 
     Args:
         name: The target.
-        batch: Inputs that are made of one generator.
-        refuses: Whether the target has readers, which refuse some of their inputs; answers are counted only then.
+        batch: Number of inputs made from one generator.
+        refuses: Whether the target has readers that must refuse some inputs; answers are counted only then.
     """
 
     def decorate(test: Test) -> Test:
@@ -184,7 +184,7 @@ def fuzz(name: str, batch: int = BATCH, *, refuses: bool = True) -> Callable[[Te
 
 
 def both_ways(test: Test) -> Test:
-    """Let a test fail if a reader answers nearly always the same, or if no answer is counted."""
+    """Make a test fail if a reader nearly always gives the same answer, or if no answer is counted."""
 
     @wraps(test)
     def judged(*arguments: Any, **options: Any) -> None:
@@ -204,13 +204,13 @@ def both_ways(test: Test) -> Test:
 
 
 def survive(read: Callable[..., object], *given: Any, told: Any = None, reader: str = "") -> None:
-    """Give a reader something; it may return, or raise what kdnas raises for bad input.
+    """Call a reader. It may return or raise a ``KDNASError``; other errors fail the test.
 
     Args:
         read: The reader.
         given: Its arguments.
-        told: What to tell of the input if it fails; by default the arguments.
-        reader: Its name, where the target has several: the answers of each are counted.
+        told: What a failure reports about the input; by default the arguments.
+        reader: Name of the reader, if the target has several; answers are counted by name.
     """
     complaint = ""
     try:
@@ -226,14 +226,14 @@ def survive(read: Callable[..., object], *given: Any, told: Any = None, reader: 
 
 
 def answered(*, accepted: bool, reader: str = "") -> None:
-    """Count an answer of a reader of the target that runs."""
+    """Count an answer of a reader of the running target."""
     answers = _ANSWERS.get().setdefault(reader, Answers())
     answers.accepted += accepted
     answers.refused += not accepted
 
 
 def spoilt_bytes(rng: Random, data: bytes) -> bytes:
-    """Flip, insert, cut out, repeat, cut off and splice, once to three times."""
+    """Corrupt bytes one to three times: flip a bit, overwrite, insert, delete, repeat, truncate or splice."""
     for _ in range(rng.randint(1, 3)):
         place, length = rng.randint(0, len(data)), rng.choice((1, 1, 2, 4, 16, 64))
         before, after = data[:place], data[place:]
@@ -257,7 +257,7 @@ def spoilt_bytes(rng: Random, data: bytes) -> bytes:
 
 
 def spoilt_tree(rng: Random, tree: Any, odd: Sequence[Any] = ODD) -> Any:
-    """Put something odd into plain data, once to three times: another value, key or length, or the data themselves."""
+    """Corrupt plain data one to three times: change a value, key or length, delete an item, or replace everything."""
     tree = _copied(tree)
     for _ in range(rng.randint(1, 3)):
         holder, key = _place(rng, tree)
@@ -278,7 +278,7 @@ def spoilt_tree(rng: Random, tree: Any, odd: Sequence[Any] = ODD) -> Any:
 
 
 def spoilt_json(rng: Random, tree: Any) -> bytes:
-    """Write plain data as JSON, of which the data, the text or both are spoilt."""
+    """Return plain data as JSON, with corrupt data, corrupt text or both."""
     kind = rng.randrange(4)
     text = json.dumps(tree if kind == 0 else spoilt_tree(rng, tree), ensure_ascii=rng.random() < 0.5)
     data = text.encode("utf-8", "surrogatepass")
@@ -295,7 +295,7 @@ def _copied(tree: Any) -> Any:
 
 
 def _place(rng: Random, tree: Any) -> tuple[Any, Any]:
-    """Return a list or mapping in plain data and a key or place in it; None if there is none, or at times."""
+    """Return a random list or mapping in plain data and a key or index in it; sometimes, or if there is none, None."""
     holder, key = None, None
     while isinstance(tree, dict | list) and tree and (holder is None or rng.random() < 0.7):
         holder = tree

@@ -1,4 +1,4 @@
-"""Spoilt states of agents, and odd arguments of ask and tell."""
+"""Corrupt states of agents, and unexpected arguments of ask and tell."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def searched(kind: type[AskTellAgent[Any]]) -> AskTellAgent[Any]:
 
 @pytest.fixture(scope="module")
 def states(tmp_path_factory: pytest.TempPathFactory) -> dict[type[AskTellAgent[Any]], Path]:
-    """Whole states, each in a folder of its own."""
+    """Valid states of agents, each in its own folder."""
     paths = {agent: tmp_path_factory.mktemp("states") / "whole.npz" for agent in AGENTS}
     for agent, path in paths.items():
         searched(agent).save(path)
@@ -131,7 +131,7 @@ def _spoil_file(rng: Random, path: Path, whole: bytes, arrays: dict[str, Any]) -
 
 
 def _write_spoilt(rng: Random, path: Path, whole: dict[str, Any]) -> None:
-    """Write a state of which something is another; version and agent are right, so that more of it is read."""
+    """Write a state with a corrupt part. Version, agent and configuration stay valid, so that more of it is read."""
     plain = {name: value for name, value in whole.items() if not isinstance(value, np.ndarray)}
     arrays: dict[str, Any] = {name: value for name, value in whole.items() if isinstance(value, np.ndarray)}
     if rng.random() < 0.5:

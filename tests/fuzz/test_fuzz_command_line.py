@@ -1,4 +1,4 @@
-"""Odd arguments of the command line: a status that is not 0 and a message, never a traceback."""
+"""Unexpected arguments of the command line: exit status 0, 1 or 2, never a traceback."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ FLAGS = ("--", "--help", "--nonsense", "--resume", "-x", "x")
 
 @pytest.fixture(autouse=True)
 def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in a folder of its own, without a network, and without the embedded teacher, lest anything is trained."""
+    """Work in a separate folder, without a network and without the embedded teacher, so that nothing is trained."""
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError("there is no network")
@@ -111,7 +111,7 @@ def test_arguments(rng: Random, tmp_path_factory: pytest.TempPathFactory) -> Non
 
 
 def _values(arguments: list[str]) -> list[int]:
-    """Return the places of values; what flags are called stays."""
+    """Return the indices of values, without the command and the names of flags."""
     words = 2 if arguments[0] in ("table", "bench", "study") else 1
     return [place for place, word in enumerate(arguments) if place >= words and not word.startswith("--")]
 

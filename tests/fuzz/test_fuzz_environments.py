@@ -1,7 +1,7 @@
-"""Odd actions, options and arguments of environments, vector environments and wrappers.
+"""Unexpected actions, options and arguments of environments, vector environments and wrappers.
 
-Beside what kdnas raises, Gymnasium's ``ResetNeeded`` is documented where no episode is running, and its ``Error`` where
-a seed is none.
+Besides ``KDNASError``, two errors of Gymnasium are documented: ``ResetNeeded`` if no episode is running, and ``Error``
+for an invalid seed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ WRAPPERS: tuple[Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]], ...] = (
 
 
 class Odd:
-    """Answers every question with an error."""
+    """An object that raises an error on comparison, conversion to an array, and ``len``."""
 
     def __init__(self, error: type[Exception]) -> None:
         self._error = error
@@ -72,7 +72,7 @@ DTYPES = (*WHOLE, "?", "f2", "f4", ">f8", "c16", "M8[s]", "m8[ns]", "U3", "S2", 
 
 
 def odd_action(rng: Random, shape: tuple[int, ...] = (3,)) -> Any:
-    """Return an action of a shape, or nearly one, or something else altogether."""
+    """Return an array of this shape or another one, or any other object."""
     kind = rng.randrange(5)
     if kind == 0:
         return rng.choice(OBJECTS)
@@ -96,7 +96,7 @@ def make(**given: Any) -> gym.Env[Any, Any]:
 
 
 def step(env: Any, action: Any) -> None:
-    """Take a step; begin anew if there is need."""
+    """Take a step; reset the environment if needed."""
     try:
         env.step(action)
     except ResetNeeded:

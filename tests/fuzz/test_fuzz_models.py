@@ -1,4 +1,4 @@
-"""Spoilt models, tokenizers, texts, tasks and hidden states."""
+"""Corrupt models, tokenizers, texts, tasks and hidden states."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _copied(source: Path, target: Path) -> Path:
 
 
 def _written(path: Path) -> bytes:
-    """Return sentences in the format that a file's name asks for."""
+    """Return sentences in the format that the file name implies."""
     import gzip
     import io
 

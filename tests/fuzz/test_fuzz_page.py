@@ -1,4 +1,4 @@
-"""Whatever names and texts a race has, its page has the elements of an empty one and tells them as they are."""
+"""Hostile names and texts of a race add no HTML elements to its page, and the page has them unchanged."""
 
 from __future__ import annotations
 

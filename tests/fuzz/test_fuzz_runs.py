@@ -1,4 +1,4 @@
-"""Spoilt folders of runs: options, states, results, scores, lineages and learning curves."""
+"""Corrupt run folders: options, states, results, scores, lineages and learning curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spoilt tables, surrogates, latencies, trajectories and stores."""
+"""Corrupt tables, surrogates, latencies, trajectories and stores."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _saved(name: str, folder: Path, write: Callable[[Path], None]) -> Path:
 
 
 def _spoil_archive(rng: Random, whole: Path, target: Path) -> None:
-    """Spoil an npz file, its JSON file, or both; the checksum is right for the most part, so that more is read."""
+    """Corrupt an npz file or its JSON file. The checksum mostly matches, so that more of the npz file is read."""
     record, data = json.loads(whole.with_suffix(".json").read_text()), whole.read_bytes()
     kind = rng.randrange(4)
     if kind == 0:

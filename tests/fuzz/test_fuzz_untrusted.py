@@ -1,4 +1,4 @@
-"""Spoilt records, students, spaces and specifications."""
+"""Corrupt records, students, spaces and specifications."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spaces of architecture and recipe together, through the ways to a task that are installed."""
+"""Joint spaces of architecture and recipe, through each installed integration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searches of a race as episodes of Minari."""
+"""Searches of a race, exported as Minari episodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of OptunaHub, as its registry would load it."""
+"""The OptunaHub benchmark, loaded as its registry would load it."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_several_objectives() -> None:
 
 
 def test_limits_are_constraints_and_the_best_trial_keeps_them() -> None:
-    """With costs beside it, the reward does not know of the limits: the sampler and Optuna have to."""
+    """With ``constraints=cost``, the reward ignores the limits, so the sampler and Optuna must respect them."""
     problem = Problem("rotten-tomatoes:speedup=12,constraints=cost,seed=mean")
     study = searched(problem, TPESampler(seed=0), 60)
     broken = [trial for trial in study.trials if trial.constraints["speedup"] > 0]
@@ -188,7 +188,7 @@ def test_the_folder_is_what_the_registry_asks_for() -> None:
 
 
 def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """As it stands there, but for the registry, which is this folder."""
+    """Run the example unchanged, except that its registry is the folder in this repository."""
 
     def from_disk(package: str) -> Any:
         return optunahub.load_local_module(package, registry_root=str(REGISTRY))

@@ -1,4 +1,4 @@
-"""The black box of Syne Tune, where that is installed."""
+"""The black box for Syne Tune; skipped if Syne Tune is not installed."""
 
 from __future__ import annotations
 

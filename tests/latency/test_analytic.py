@@ -53,7 +53,7 @@ def test_sharing_weights_saves_no_time(bert_base: EncoderArchitecture) -> None:
 
 
 def test_the_reference_machine_bounds_the_time() -> None:
-    """Without traffic and overhead the time is that of the arithmetic, which the model counts for itself."""
+    """With one bottleneck (arithmetic, launches or memory traffic), the time agrees with a count by hand."""
     teacher = EncoderArchitecture("bert", 12, 12, 768, 3072, "relu", 30522, 512, 2, 768, 0, 1e-12)
     arithmetic = ReferenceMachine(gflops=50.0, gigabytes_per_second=1e12, overhead_us=1e-9)
     launches = ReferenceMachine(gflops=1e12, gigabytes_per_second=1e12, overhead_us=10.0)
@@ -89,7 +89,7 @@ def test_the_model_ranks_students_as_the_clock_does() -> None:
     teacher = load_teacher("demo")
     measured = LatencyProbe(teacher.model, teacher.architecture, LatencySettings(warmup_passes=1, max_rounds=5))
     modelled = LatencyProbe(None, teacher.architecture, SETTINGS)
-    # A few wide layers are faster than many narrow ones, and the other way round.
+    # Neither depth nor width alone determines the order of these shapes.
     shapes = ((1, 96, 1), (1, 192, 1), (2, 96, 4), (1, 384, 1), (2, 384, 1), (3, 384, 1), (6, 192, 4))
     configs = [StudentConfig(layers, 4, hidden, factor * hidden) for layers, hidden, factor in shapes]
     ratios = [

@@ -18,11 +18,11 @@ PATIENT = LatencySettings(max_seconds=1e9, precision=1e-9, min_rounds=5, max_rou
 
 
 class Machine:
-    """A machine in virtual time, whose speed is a function of that time and whose passes leave a trace.
+    """A simulated machine: its speed is a function of virtual time, and it records the order of passes.
 
     Attributes:
-        now: Nanoseconds since it was switched on.
-        trace: Names of the models, pass by pass.
+        now: Virtual time in nanoseconds.
+        trace: Name of the model of each pass.
     """
 
     def __init__(self, slowdown: Callable[[int], float] = lambda now: 1.0) -> None:

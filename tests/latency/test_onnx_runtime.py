@@ -25,7 +25,7 @@ SETTINGS = LatencySettings(runtime="onnxruntime", max_rounds=5, batch_size=2, se
 
 
 def check_session(model: Any, settings: LatencySettings) -> None:
-    """Compare the graph with the model on tokens of its export and on others."""
+    """Compare the graph with the model, on the tokens used in the export and on other tokens."""
     session = open_session(model, settings)
     assert [argument.name for argument in session.get_inputs()] == ["input_ids"]
     assert len(session.get_outputs()) == 1
@@ -45,7 +45,7 @@ def test_the_graph_of_a_teacher_computes_what_the_teacher_computes(
 
 
 def test_the_graph_of_a_student_computes_what_the_student_computes(flat_teacher: Callable[[str], Path]) -> None:
-    """Of several layers, with another activation and of another family than its teacher."""
+    """The student has several layers, and another activation and family than its teacher."""
     architecture = load_teacher(flat_teacher("roberta")).architecture
     student = StudentConfig(2, 4, 16, 32, "silu", "albert")
     check_session(build_student(student, architecture, seed=0).eval(), SETTINGS)
@@ -76,7 +76,7 @@ def test_nothing_is_printed_and_no_file_remains(
     capfd: pytest.CaptureFixture[str],
     request: pytest.FixtureRequest,
 ) -> None:
-    if runtime == INT8:  # what quantising prints; the exporter is heard in the other case
+    if runtime == INT8:  # tests the output of quantising; the other case tests that of the exporter
         request.getfixturevalue("timed_graphs_are_written_once")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     teacher = load_teacher(flat_teacher("bert"))
@@ -88,7 +88,7 @@ def test_nothing_is_printed_and_no_file_remains(
 
 
 class _Unexportable(torch.nn.Module):
-    """An encoder whose computation depends on the values of the tokens, which no graph can hold."""
+    """An encoder whose computation depends on the values of the tokens, which no graph can express."""
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()

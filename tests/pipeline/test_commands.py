@@ -1,4 +1,4 @@
-"""A command leads to the file of its function and options."""
+"""The name of a command is the name of the module with its function and options."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "o
 
 
 class Heard:
-    """A progress that remembers, and may be stopped like a notebook's cell."""
+    """Progress that records its reports, and can interrupt a search as stopping a notebook cell does."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.begun: list[str] = []
@@ -88,7 +88,7 @@ def searched(asked: dict[str, Any], heard: Heard) -> kdnas_env.SearchRun:
 
 
 def test_a_search_tells_how_many_students_broke_a_limit(small: dict[str, Any]) -> None:
-    """They cost none of its budget; what is left is told from its begin on, by those that do."""
+    """Students that break a limit cost no budget. Progress counts only students that cost budget, from 0 on."""
     heard = Heard()
     run = kdnas_env.search(progress=heard, **{**small, "limits": {"speedup": 2.0}, "budget": 2})
     broke = sum(record.reward.cost > 0 for record in run.records if not record.duplicate)
@@ -157,7 +157,7 @@ def test_the_best_student_is_distilled_once(small: dict[str, Any], distilled: li
 def test_the_best_student_within_the_limits_is_distilled_once(
     small: dict[str, Any], distilled: list[StudentConfig]
 ) -> None:
-    """A faster student, which breaks the limit, would earn more without it."""
+    """Without the limit, a faster student that breaks it would have a higher reward."""
     run = kdnas_env.search(**{**small, "limits": {**small["limits"], "keep": 0.75}, "reward": {"alpha": -1.0}})
     assert run.best is not None
     assert any(

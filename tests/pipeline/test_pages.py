@@ -1,4 +1,4 @@
-"""The pages of runs say what the runs found."""
+"""The HTML reports of searches show their results."""
 
 from __future__ import annotations
 

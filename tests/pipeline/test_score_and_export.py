@@ -1,4 +1,4 @@
-"""Scores and exports from Python: a record each, with rows for pandas and a picture."""
+"""Scores and exports from Python: results with rows for pandas and plots."""
 
 from __future__ import annotations
 

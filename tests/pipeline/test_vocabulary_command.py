@@ -175,7 +175,7 @@ def test_the_command_says_what_it_costs(
     assert record["tokens"] <= 110
     assert f"{record['tokens']} of {record['tokens_before']} tokens" in printed
     assert "6 held-out rows of text" in printed
-    assert main([*flags, "--out", str(out)]) == 0  # its own folder is replaced
+    assert main([*flags, "--out", str(out)]) == 0  # earlier output of the command is replaced
     assert json.loads((out / "vocabulary.json").read_text())["tokens"] > record["tokens"]
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: what is recorded in it, when, and what is not."""
+"""The folder of a run: what is recorded in it, and when."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def state(folder: Path) -> str:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Let no file of this process grow in the block."""
+    """Simulate a full disk: no file of this process can grow in the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:

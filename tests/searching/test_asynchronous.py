@@ -1,4 +1,4 @@
-"""Searches without rounds: who is told what, what is kept, and how they go on."""
+"""Asynchronous searches: proposals and results, what is stored, and how searches resume."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PLANTED = PlantedEvaluator(SPACE, failures=random_failures(SPACE, 0.2, np.random
 
 
 class Cut(Exception):
-    """The power was cut."""
+    """Simulates a power failure."""
 
 
 @dataclass
@@ -106,7 +106,7 @@ def test_the_budget_is_spent_once_with_all_workers_at_work(name: str, workers: i
     assert len(history) == BUDGET
     assert not any(record.duplicate for record in history)
     assert search.agent.result().best_reward == max(record.reward.reward for record in history if record.usable)
-    # While proposals are left to make, whoever is told of one student has all other workers at work.
+    # While proposals remain, all other workers are busy whenever a result is reported.
     busy = [min(workers, BUDGET) - 1] * (BUDGET - min(workers, BUDGET))
     assert search.pending[: len(busy)] == busy
     with StoredEvaluator(PLANTED, tmp_path / "store.sqlite") as store:
@@ -159,7 +159,7 @@ def test_a_space_that_is_exhausted_ends_the_search(tmp_path: Path) -> None:
 def test_a_search_goes_on_where_it_was_cut(
     tmp_path_factory: pytest.TempPathFactory, cut_after: int, workers: int, torn: int, lost: int
 ) -> None:
-    """Also if the journal has lost its last bytes, or the store its last records, as after a power cut."""
+    """This holds even if the journal lost its last bytes, or the store its last records, as after a power failure."""
     folder = tmp_path_factory.mktemp("cut")
     first = Search(folder, workers=workers, cut_after=max(1, cut_after))
     with pytest.raises(Cut):
@@ -280,7 +280,7 @@ def test_no_agent_decides_blindly_where_answers_are_known(tmp_path: Path) -> Non
 
 
 def search_with_workers(folder: Path) -> None:
-    """Search with processes, or go on with it; the work of a process that is killed."""
+    """Run or resume a search with worker processes. Tests run this in a process that they kill."""
     with StoredEvaluator(PlantedEvaluator(SPACE), folder / "store.sqlite") as store:
         env = KDNASEnv(SPACE, store, fidelity=FIDELITY, budget=BUDGET)
         pool = WorkerPool(LocalBackend(Troubled(0.02, str(folder / "begun"))), 2, attempts=1000)
@@ -319,7 +319,7 @@ def test_killed_at_random_instants_it_loses_and_repeats_nothing(victims: str, tm
         if victims != "worker":
             driver.kill()
             driver.wait()
-            # Nobody is left behind who would write, or burn a core.
+            # No worker process is left that could still write or use a core.
             _, alive = psutil.wait_procs(workers, timeout=20)
             assert not alive
         else:
@@ -340,7 +340,7 @@ def test_killed_at_random_instants_it_loses_and_repeats_nothing(victims: str, tm
 
 @pytest.mark.slow
 def test_copies_at_random_instants_open_and_go_on(tmp_path: Path, moments: Random) -> None:
-    """As after a power cut: the files of the folder are copied while the search writes them, one after the other."""
+    """As after a power failure: the files are copied one after another, while the search writes them."""
     (tmp_path / "begun").mkdir()
     driver = _start(tmp_path)
     copies: list[Path] = []

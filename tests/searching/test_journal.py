@@ -1,4 +1,4 @@
-"""The journal of an asynchronous search: whole lines or nothing."""
+"""The journal of an asynchronous search: incomplete last lines are ignored, damaged lines are refused."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_what_was_written_is_read_again_up_to_where_the_power_was_cut(
 
 
 def test_whoever_only_reads_takes_nothing_from_the_one_who_writes(tmp_path: Path) -> None:
-    """Between two parts of a line, a reader once cut off the first."""
+    """Regression test: a reader once removed a line that was only partly written."""
     path = tmp_path / "journal.jsonl"
     first, second = Entry(ASKED, (1, 2)), Entry(TOLD, (1, 2), EVALUATION)
     with Journal(path) as journal:

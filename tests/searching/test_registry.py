@@ -118,7 +118,7 @@ def test_a_malformed_setting_is_refused_by_the_agent() -> None:
     ],
 )
 def test_a_setting_of_another_type_is_refused_for_every_agent(name: str, settings: dict[str, Any], said: str) -> None:
-    """Also where the configuration is made without the registry."""
+    """The configuration class checks types even without the registry."""
     with pytest.raises(KDNASError, match=said):
         make_agent(name, **settings)
     with pytest.raises(KDNASError, match=said):
@@ -127,7 +127,7 @@ def test_a_setting_of_another_type_is_refused_for_every_agent(name: str, setting
 
 @pytest.mark.parametrize("name", ["lstm", "lstm-ensemble", "ppo", "qr-dqn", "evolution", "local-search", "optuna"])
 def test_settings_are_of_the_types_that_are_declared(name: str) -> None:
-    """Whatever the caller has: numbers of NumPy, or whole ones where any number will do."""
+    """NumPy numbers, and integers for float settings, are converted to the declared types."""
     for field in fields(agent_class(name).Config):
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
             given = np.asarray(field.default)[()]

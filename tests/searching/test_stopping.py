@@ -1,4 +1,4 @@
-"""Early stopping rules, without a search around them."""
+"""Early stopping rules, tested without a search."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOME = PlantedEvaluator(SPACE).evaluate(CONFIGS, Fidelity(epochs=EPOCHS))
 
 
 def run(rule: StoppingRule, evaluation: Evaluation) -> int:
-    """Evaluate a student under a rule; return how many epochs it was let live, the one before the first included."""
+    """Evaluate a student under a rule; return the length of its learning curve, including the loss before training."""
     for epoch, loss in enumerate(evaluation.heldout_unexplained):
         if rule(EpochReport(evaluation.config, 0, 1, epoch, EPOCHS, loss, 0.0)):
             cut = replace(
@@ -50,7 +50,7 @@ def test_the_first_and_the_last_report_stop_nobody(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["asha", "median"])
 def test_what_was_never_heard_is_learnt_from_the_record(name: str) -> None:
-    """So that a resumed search stops as one that was never interrupted."""
+    """A resumed search must stop the same students as one that was never interrupted."""
     heard, told = StoppingRule(name, EPOCHS), StoppingRule(name, EPOCHS)
     for evaluation in SOME[:12]:
         lived = run(heard, evaluation)

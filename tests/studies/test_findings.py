@@ -27,7 +27,7 @@ from kdnas_env.studies.proxy import Judgement
     ("speedups", "labels"), [((3.5, 9.0, 17.0), ["4x", "8x", "16x"]), ((5.0, 6.0, 7.0), ["5x", "7x"])]
 )
 def test_the_bar_of_the_picture_is_labelled_within_its_colours(speedups: tuple[float, ...], labels: list[str]) -> None:
-    """Ticks stood at the powers of two around the speed-ups, so that half of the bar was white."""
+    """Formerly, ticks were at the powers of two around the speed-ups, so that half of the bar was white."""
     findings = Findings(
         students=tuple(StudentConfig(layers, 2, 32, 64) for layers in (1, 2, 3)),
         proxies=proxies_of(("rte",)),
@@ -62,7 +62,7 @@ def test_regret_is_what_the_best_of_the_chosen_lacks() -> None:
 
 
 def judged(students: int, seeds: tuple[int, ...] = (0, 1)) -> dict[Judgement, dict[str, Any]]:
-    """Judgements by which the task alone tells who does it well, and imitation misleads."""
+    """Return judgements in which only the short task score predicts final quality; imitation reverses the ranking."""
     results: dict[Judgement, dict[str, Any]] = {}
     for number in range(students):
         student, good = StudentConfig(1 + number, 2, 32, 64), number / students

@@ -1,4 +1,4 @@
-"""How processes for work are started."""
+"""Starting worker processes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_they_are_new_interpreters_where_none_can_be_forked(
 
 
 def test_it_only_imports() -> None:
-    """No process that is forked from it may find threads of PyTorch, or a GPU in use."""
+    """The imports of the fork server must not use CUDA or start threads: workers are forked from it."""
     code = """
 import os, torch
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator

@@ -18,7 +18,7 @@ from kdnas_env.errors import RunError
 from kdnas_env.support.cpu_lock import default_lock_path, probe_lock, training_lock
 
 PROMPT_SECONDS = 60.0
-"""By when something must have happened that nothing stands against."""
+"""Time limit for something that must happen at once."""
 
 QUIET_SECONDS = 0.7
 """How long to watch for something that must not happen."""
@@ -50,7 +50,7 @@ print(json.dumps(spans))
 
 
 class Holder:
-    """A process that takes the lock and holds it until told to let go."""
+    """A process that takes the lock and holds it until ``let_go``."""
 
     def __init__(self, use: str, path: Path) -> None:
         command = [sys.executable, "-c", HOLDER, use, str(path)]

@@ -1,4 +1,4 @@
-"""Refusals name all that differs, fingerprints in short."""
+"""Refusals name all differences, with shortened fingerprints."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_a_page_is_drawn_and_clicked_through(browser: Any, tmp_path: Path) -> No
     _open(browser, _page(), tmp_path)
     assert browser.title == "A race"
     assert _column(browser, 1) == ["lstm", "random", "evolution"]
-    # Sorted the other way round, what is not known stays last.
+    # In reverse order, missing values stay last.
     _find(browser, "[data-table=standings] thead button")[1].click()
     assert _column(browser, 1) == ["random", "lstm", "evolution"]
     assert len(_find(browser, "[data-chart=regret] path[fill=none]")) == 3
@@ -170,7 +170,7 @@ def test_names_cannot_act(browser: Any, tmp_path: Path) -> None:
 
 
 def _crowd() -> Page:
-    """A page of 20 agents, whose names hold settings, with all columns of a race."""
+    """Return a page of 20 agents, whose names contain settings, with all columns of a race."""
     agents = [f"evolution:population_size={place},sample_size=5" for place in range(20)]
     row = [0.123456, 0.0123, 0.456, 1.23, 10.5, 0.667, 27, 0.5, 0.943, 100, 100, -0.0000644, 0.401, 0, 0.594]
     curve = Chart("regret", "Regret", "evaluations", "regret", [1, 50], [Series(one, [1.0, 0.5]) for one in agents])

@@ -58,7 +58,7 @@ def test_the_order_in_which_places_are_tried(tree: Path, tmp_path: Path, monkeyp
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "teacher").mkdir(parents=True)
     monkeypatch.chdir(elsewhere)
-    # Beside the record, then where it was, then in the current folder; never somewhere else.
+    # First relative to the record, then at the original path, then in the current folder; nowhere else.
     for there in (moved, tree, elsewhere):
         found = found_again(data, moved / "runs" / "run")
         expected = "teacher" if there == elsewhere else str(there / "teacher")

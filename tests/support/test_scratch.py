@@ -33,7 +33,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def start(how: str) -> tuple[subprocess.Popen[str], Path]:
-    """Start a process that makes a folder, and make that look old."""
+    """Start a process that makes a scratch folder, and set the time of the folder an hour back."""
     process = subprocess.Popen(
         [sys.executable, "-c", CODE, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

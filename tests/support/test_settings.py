@@ -1,4 +1,4 @@
-"""Settings that people type."""
+"""Settings that users type, in the form NAME=VALUE."""
 
 from __future__ import annotations
 

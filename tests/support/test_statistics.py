@@ -46,7 +46,7 @@ def test_random_search_is_counted_exactly(values: list[int], data: st.DataObject
 
 @pytest.mark.parametrize("quantile", [0.1, 0.25, 0.5, 0.75, 0.9])
 def test_of_a_large_table_ties_of_probability_are_told(quantile: float) -> None:
-    # One draw of 5000 is at or below the k-th least with probability k / 5000, exactly the quantile for some k.
+    # One draw of 5000 is at or below the k-th smallest with probability k / 5000, exactly the quantile for some k.
     assert random_search_quantile(np.arange(1, 5001), 1, quantile) == 5000 * quantile
 
 
@@ -116,7 +116,7 @@ def test_a_band_is_the_interval_of_every_point() -> None:
 
 
 def test_tasks_are_strata() -> None:
-    # Between tasks everything differs, within them nothing: no draw of seeds changes the mean.
+    # Scores differ between tasks only, so resampling the seeds of a task does not change the mean.
     low, high = stratified_bootstrap([[1.0] * 5, [9.0] * 5], np.random.default_rng(0), statistic=mean, repetitions=50)
     assert (float(low), float(high)) == (5.0, 5.0)
 

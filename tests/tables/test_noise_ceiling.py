@@ -1,4 +1,4 @@
-"""How well seeds agree, where it is known."""
+"""The agreement between seeds, of tables for which it is known."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_known_numbers() -> None:
     found = noise_ceiling(with_losses(table, losses))
     assert found["tau"][1] == pytest.approx(-1)
     assert found["spread"] == pytest.approx(0, abs=1e-6)
-    # The deviation of two numbers is their distance over the root of 2.
+    # The standard deviation of two numbers is their distance divided by the square root of 2.
     assert found["deviation"] == pytest.approx(np.sqrt(np.mean((ranks - ranks[::-1]) ** 2) / 2), rel=1e-6)
 
 

@@ -83,7 +83,7 @@ def surrogate(table: Table) -> Surrogate:
 
 
 def test_a_sample_has_a_hardness_and_is_compared_with_other_tasks(table: Table, tmp_path: Path) -> None:
-    """Among the students that it holds, though no agent can search it."""
+    """Both use the sampled students only; no agent can search a sample."""
     write_table(table, tmp_path / "sample.npz")
     found = inspect_table(f"{tmp_path / 'sample.npz'}:speedup=4")
     assert isinstance(found, Inspection)
@@ -150,7 +150,7 @@ def test_a_surrogate_knows_how_recipe_and_size_go_together(surrogate: Surrogate)
     others = planned_students(JOINT, 400)[300:]
     mean, _, _ = surrogate.predict(others)
     predicted = mean.curves[:, -1, 3]
-    # The means by network alone, or by recipe alone, rank worse.
+    # Means by network alone, or by recipe alone, would rank worse.
     assert kendall_tau(predicted, np.array([loss(student) for student in others])) > 0.85
     assert surrogate.range.numbers["recipe.learning_rate"] == (0.0005, 0.016)
     assert surrogate.range.names["recipe.train_embeddings"] == (False, True)
@@ -160,7 +160,7 @@ def test_a_surrogate_knows_how_recipe_and_size_go_together(surrogate: Surrogate)
 
 
 def test_a_student_that_diverges_does_not_disturb_what_is_said_of_others(table: Table) -> None:
-    """Losses above that of the least reward are all alike; one of 30,000 would otherwise dominate the fit."""
+    """Losses are capped where the reward reaches its floor; otherwise, one of 30,000 would dominate the fit."""
     others, unexplained = planned_students(JOINT, 400)[300:], CURVES.index("heldout_unexplained")
     curves = table.curves.copy()
     rows = np.arange(0, 300, 30)

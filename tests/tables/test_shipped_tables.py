@@ -1,4 +1,4 @@
-"""The tables that come with the package are what they say they are."""
+"""The tables in the package are complete, consistent and reproducible."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from kdnas_env.tabulation.verify import find_faults, open_live, replay
 LARGEST_BYTES = 8_000_000
 
 BETWEEN = ["rotten-tomatoes-between"]
-"""Tables of students between those of a table, for its surrogate."""
+"""Tables of students between those of another table, for its surrogate."""
 
 SAMPLES = ["joint-sentences-sample"]
-"""Tables of random students of a space that is too large to list, each for the surrogate of its name."""
+"""Tables of random students of a space that is too large to list; surrogates have their names without -sample."""
 
 WHOLE = [name for name in table_names() if name not in (*BETWEEN, *SAMPLES)]
 
@@ -63,7 +63,7 @@ def test_a_sample_is_fair_and_its_surrogate_is_fitted_to_it(name: str) -> None:
     assert table.metadata.name == name
     assert table.sampled
     assert find_faults(table) == []
-    # The students are the first of a random order, but for those that were being distilled when the build stopped.
+    # The students are the first of a random order, except those still being distilled when the build stopped.
     drawn = planned_students(table.space, len(table) + 8)
     assert len(set(table.configs()) - set(drawn)) == 0
     assert table.complete == 1
@@ -116,14 +116,14 @@ def test_students_between_make_the_surrogate_good_there(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tables of one text share the states of its teacher."""
+    """Cache of hidden states of teachers; tables of one text share them."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*WHOLE, *SAMPLES])
 def test_a_table_says_what_distillation_finds(name: str, cache: Path) -> None:
-    """Tables of students between those of a table agree with it: see the test of its surrogate."""
+    """Tables in BETWEEN need no replay: the test of the surrogate shows that they agree with their table."""
     table = load_table(name)
     live, allowed = open_live(table, device="cpu", cache_dir=cache)
     seconds = table.curve("epoch_seconds").sum(axis=(1, 2))

@@ -140,11 +140,11 @@ def test_students_between_those_of_the_table_make_it_better_there() -> None:
     without, errors = (np.abs(one.predict(configs)[0].curves[:, -1, LOSS] - losses).mean() for one in (alone, better))
     assert errors < 0.6 * without
     assert better.tables == (("planted", 32), ("planted", 32))
-    # How well the students were foreseen that were then added is told by the surrogate without them.
+    # The surrogate without the added students tells how well they were predicted before.
     told = judge(alone, between)
     assert told["students"] == 32
     assert told["rmse"] > judge(better, between)["rmse"]
-    # And how well those that are asked for will be, by what the others say of each.
+    # Cross-validation over the added students estimates how well further students are predicted.
     apart = judge_parts(grid, between, folds=4)
     assert apart["students"] == 32
     assert told["rmse"] > apart["rmse"] > judge(better, between)["rmse"]
@@ -159,7 +159,7 @@ def test_what_two_tables_have_counts_once_and_ranges_are_joined() -> None:
     assert wider.range.max_parameters is None
     capped = [planted_table(GRID, max_parameters=cap) for cap in (60_000_000, 80_000_000)]
     assert Surrogate.fit(*capped).range.max_parameters == 80_000_000
-    # Seeds that only one of the tables has are further seeds of its students.
+    # A seed that only one of the tables has is a further seed of its students.
     split = [planted_table(SPACE, seeds=seeds, noise=NOISE) for seeds in ((0, 1), (2,))]
     assert Surrogate.fit(*split).seeds == 3
 
@@ -193,7 +193,7 @@ def test_what_another_kind_of_device_found_counts_but_not_its_seconds() -> None:
     one, other = (surrogate.predict(configs)[0].curves for surrogate in (here, there))
     assert np.array_equal(one[..., LOSS], other[..., LOSS])
     assert other[..., SECONDS] == pytest.approx(SURROGATE.predict(configs)[0].curves[..., SECONDS])
-    # The other way round as well, whoever knows of whom; and where both have a student, rounding may differ.
+    # Either table may name the other in ``alike``; values of a student in both tables may differ by rounding.
     inputs = SURROGATE.features(TABLE.configs())
     known = replace(TABLE, metadata=replace(TABLE.metadata, alike=("1" * 64,)))
     gpu = replace(TABLE.metadata, workload="1" * 64, trained_on="a GPU")
@@ -228,7 +228,7 @@ def test_a_table_of_one_seed_has_no_noise() -> None:
     single = Surrogate.fit(planted_table(SPACE, seeds=(0,), noise=NOISE))
     mean, noise, doubt = single.predict(TABLE.configs())
     assert (noise.curves == 0).all()
-    # What one seed found is all that is known: its luck counts as a peculiarity of the student.
+    # With one seed, noise cannot be separated from the effect of the student, so it counts as doubt.
     assert (doubt.curves / mean.curves)[:, -1, LOSS].mean() > NOISE / 2
 
 
@@ -308,7 +308,7 @@ def test_a_process_finds_a_smooth_function_in_noise() -> None:
     assert np.abs(errors).mean() < 0.1
     assert process.noise[0] == pytest.approx(0.1, rel=0.4)
     assert 0.8 < (np.abs(errors) < 2 * process.deviation(new)).mean() <= 1
-    # Doubt is that of the place: there is more of it where there are no data.
+    # Doubt depends on the place: it is larger where there are no data.
     assert (process.deviation(np.array([[6.0, 6.0]])) > 5 * process.deviation(new).mean(axis=0)).all()
 
 
@@ -337,7 +337,7 @@ def test_a_card_tells_a_good_surrogate_from_the_seeds(card: dict[str, Any]) -> N
     assert {"reward", "seconds", "heldout_unexplained@0", "train_loss@3", "ratio@analytic"} <= set(told)
     loss = told["heldout_unexplained@3"]
     assert loss["r2"] > 0.9
-    # Differences that are noise do not count against it.
+    # ``tau_resolved`` ignores differences within the noise.
     assert loss["tau_resolved"] > loss["tau"] > 0.8
     assert loss["coverage_50"] < loss["coverage_90"] <= loss["coverage_95"]
     assert loss["coverage_90"] > 0.75
@@ -353,7 +353,7 @@ def test_a_card_is_the_same_again_and_sees_no_student_that_it_judges() -> None:
     table = planted_table(GRID, noise=NOISE)
     curves = table.curves.copy()
     rng = np.random.default_rng(0)
-    # Losses that have nothing to do with the student cannot be predicted, unless they were seen.
+    # Random losses cannot be predicted, unless the surrogate was fitted to them.
     curves[..., :4] *= np.exp(rng.normal(0, 1, (len(table), 1, 1, 1))).astype(np.float32)
     true, again, scrambled = (surrogate_card(one, folds=4) for one in (table, table, replace(table, curves=curves)))
     assert true == again
@@ -373,12 +373,12 @@ def test_a_table_of_predictions_is_like_its_table_and_of_what_was_not_seen() -> 
     ours, theirs = (one.curve("heldout_unexplained")[known, :, -1].astype(np.float64) for one in (found, holes))
     assert (ours != theirs).all()
     assert np.corrcoef(ours.mean(axis=1), theirs.mean(axis=1))[0, 1] > 0.95
-    # It is as noisy between seeds as the table is.
+    # The predictions are as noisy between seeds as the table.
     assert ours.std(axis=1, ddof=1).mean() == pytest.approx(theirs.std(axis=1, ddof=1).mean(), rel=0.3)
     assert found.latencies[:, 0, LATENCIES.index("ratio")] == pytest.approx(
         TABLE.latencies[:, 0, LATENCIES.index("ratio")], rel=0.05
     )
-    # Losses that have nothing to do with the student are not foreseen.
+    # Random losses are not predicted.
     rng = np.random.default_rng(0)
     curves = TABLE.curves * np.exp(rng.normal(0, 1, (len(TABLE), 1, 1, 1))).astype(np.float32)
     blind = surrogate_table(replace(TABLE, curves=curves), np.random.default_rng(0), folds=4)

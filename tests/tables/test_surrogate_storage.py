@@ -1,4 +1,4 @@
-"""Fits of surrogates that are kept: found by what they are fits of."""
+"""Cached fits of surrogates, found by the tables that they were fitted to."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Fitting:
 
     @staticmethod
     def forget() -> None:
-        """Be as another process."""
+        """Clear the cache in memory, as in a new process."""
         storage._fitted.cache_clear()
 
 
@@ -59,7 +59,7 @@ def test_the_fit_that_comes_with_the_package_is_a_fit_to_its_tables() -> None:
     configs = [config for table in tables for config in table.configs()[::7]]
     for kept, made in zip(shipped.predict(configs), fresh.predict(configs), strict=True):
         np.testing.assert_allclose(kept.curves, made.curves, rtol=1e-5, atol=1e-9)
-        # The fit iterates: with other instructions of a processor (AVX2, AVX-512) it ends up to 0.2 % apart.
+        # The fit is iterative: with other processor instructions (AVX2, AVX-512), results differ by up to 0.2 %.
         np.testing.assert_allclose(kept.latencies, made.latencies, rtol=5e-3)
 
 

@@ -1,4 +1,4 @@
-"""What is easily got wrong in a table: mixed up columns, costs that are left out, state and randomness that hide."""
+"""Pitfalls of tables: swapped columns, missing costs, hidden state and hidden randomness."""
 
 from __future__ import annotations
 

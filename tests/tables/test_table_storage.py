@@ -1,4 +1,4 @@
-"""Tables on disk: what is written is read, and nothing else is taken for a table."""
+"""Tables on disk: a written table is read unchanged, and everything else is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TABLE = planted_table(noise=0.02)
 
 @st.composite
 def tables(draw: st.DrawFn) -> Table:
-    """Any contents: values over all magnitudes, masks, endings, devices and texts."""
+    """Tables with any contents: values of all magnitudes, masks, statuses, devices and texts."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     seeds, epochs, devices = draw(st.integers(1, 4)), draw(st.integers(0, 3)), draw(st.integers(1, 3))
     n = draw(st.integers(0, len(TABLE)))
@@ -93,7 +93,7 @@ def test_equal_tables_are_equal_files(path: Path, tmp_path: Path) -> None:
 
 
 def signed(path: Path, data: bytes) -> None:
-    """Put other contents in a table's place, with a checksum that matches."""
+    """Replace the contents of a table's file, with a matching checksum."""
     path.write_bytes(data)
     change_record(path, sha256=hashlib.sha256(data).hexdigest())
 
@@ -112,7 +112,7 @@ def arrays(path: Path, **changes: Any) -> bytes:
 
 
 class Payload:
-    """Would make a file where it is unpickled."""
+    """Creates a file if it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return Path.touch, (Path("unpickled"),)
@@ -177,7 +177,7 @@ def test_foreign_members_are_not_run(
 
 
 @given(at=st.integers(0), value=st.integers(0, 255))
-@example(at=405, value=1)  # a header of an array that Python's tokenizer stumbles over
+@example(at=405, value=1)  # an array header on which Python's tokenizer fails
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_changed_byte_is_an_error_or_harmless_even_if_it_is_signed(at: int, value: int, tmp_path: Path) -> None:
     path = tmp_path / "changed.npz"
@@ -189,7 +189,7 @@ def test_any_changed_byte_is_an_error_or_harmless_even_if_it_is_signed(at: int, 
         found = load_table(path)
     except TableError:
         return
-    # A byte that the archive does not depend on, such as a date: the arrays have checksums of their own.
+    # The byte has no effect, such as one of a date: the archive has a checksum of each array.
     for name in Table.ARRAYS:
         assert np.array_equal(getattr(found, name), getattr(TABLE, name), equal_nan=name in ("curves", "latencies"))
 
@@ -289,7 +289,7 @@ def test_a_curve_has_no_holes() -> None:
 def test_what_a_table_was_made_from_is_found_again_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A relative name is never taken for one on the hub; no absolute path is written."""
+    """A relative path is never mistaken for a name on the hub; no absolute path is written."""
     (tmp_path / "models" / "teacher").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)

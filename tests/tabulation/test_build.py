@@ -1,4 +1,4 @@
-"""Building tables: the plan, what is kept while it is worked through, and what becomes of it."""
+"""Building tables: the plan, the stored evaluations and latencies, and the merged table."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_what_is_no_name(name: str) -> None:
 
 
 class Answers:
-    """Evaluates by looking up, so that a store can be filled."""
+    """Evaluates by looking up known evaluations, to fill a store."""
 
     deterministic = True
 
@@ -104,7 +104,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Make the folder of a build by hand: of some evaluations, and latencies by device."""
+    """Return a function that makes the folder of a build from evaluations and latencies by device."""
 
     def made(
         name: str, evaluations: list[Evaluation], latencies: dict[LatencyDevice, Any] | None = None, **changes: Any
@@ -372,7 +372,7 @@ def test_a_store_is_adopted_while_it_is_written_to(make: Make, tmp_path: Path) -
         adopt_evaluations(source / STORE, target)
     found = read_evaluations(target, "0" * 64)
     assert found == [*EVALUATIONS[:4], EVALUATIONS[5]]
-    # What is there already stays.
+    # An existing store is not replaced.
     adopt_evaluations(make("other", EVALUATIONS[:1]) / STORE, target)
     assert read_evaluations(target, "0" * 64) == found
     fresh = tmp_path / "fresh"
@@ -386,7 +386,7 @@ def test_a_store_is_adopted_while_it_is_written_to(make: Make, tmp_path: Path) -
 
 
 def test_a_build_goes_on_where_a_table_ends(make: Make, tmp_path: Path) -> None:
-    """Whoever has only the file of a table can add to it: the merged table is that of one build."""
+    """The file of a table is enough to continue its build: the merged table equals that of one build."""
     write_table(merge_builds([make("first", EVALUATIONS[:7], {ANALYTIC: MODELLED})]), tmp_path / "first.npz")
     further = make("further", EVALUATIONS[7:9], {ANALYTIC: MODELLED})
     adopt_table(tmp_path / "first.npz", further)  # the store of a build is never replaced

@@ -35,7 +35,7 @@ def table_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def features(network: dict[str, Any]) -> dict[str, Any]:
-    """Return what a candidate says of a network of the file, by another way than the importer's."""
+    """Return the values of the candidate for a network of the file, without the code of the importer."""
     values = {"hidden_size": network["hidden_size"]}
     for number, layer in enumerate(network["nas_config"]["encoder_layers"], start=1):
         values[f"operation_{number}"] = "{operation_type}-{operation_parameter}".format(**layer)

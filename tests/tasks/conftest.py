@@ -1,4 +1,4 @@
-"""Small folders of GLUE in both layouts, and a tiny student with its lineage."""
+"""Small GLUE folders in both layouts."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_the_closed_form_alone_beats_chance(student: Teacher, teacher: Embedding
 def test_an_interrupted_training_goes_on_to_the_same_end(
     student: Teacher, teacher: EmbeddingTeacher, distilled: EmbeddingDistillation, tmp_path: Path
 ) -> None:
-    """It also shows that equal seeds give equal students."""
+    """The comparison with ``distilled`` also shows that equal seeds give equal students."""
 
     class StoppedError(Exception):
         pass
@@ -164,7 +164,7 @@ def test_scores_of_equal_vectors_are_perfect_and_of_others_are_not() -> None:
     assert chance.spearman[1] < 0 < chance.spearman[2]
     assert chance.overlap[0] < 0.4
 
-    # Similarities do not change with the axes, but another's index cannot be searched.
+    # A rotation preserves similarities, but rotated vectors cannot search an index of the original vectors.
     rotation = np.linalg.qr(rng.normal(size=(96, 96)))[0]
     turned = score_vectors(unit(theirs @ rotation), theirs)
     assert turned.spearman[0] == pytest.approx(1, abs=1e-4)

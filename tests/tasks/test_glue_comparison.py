@@ -1,4 +1,4 @@
-"""Rows, cells and the table that is made of them."""
+"""Comparisons on tasks: rows, cells and the resulting table."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_undistilled_rows_are_what_they_say(models: tuple[Model, Model], tmp
             name: value.shape for name, value in distilled.state_dict().items()
         }
         assert not torch.equal(query(encoder), query(distilled))
-    # Embeddings were not trained by the recipe, so that those made from the teacher's are still the student's.
+    # The recipe does not train embeddings, so the student still has those derived from its teacher.
     torch.testing.assert_close(embeddings(made["embeddings"]), embeddings(distilled))
     torch.testing.assert_close(embeddings(made["closed-forms"]), embeddings(distilled))
     assert not torch.allclose(embeddings(made["random"]), embeddings(distilled))
@@ -118,7 +118,7 @@ def test_cells_are_kept_and_never_computed_twice(models: tuple[Model, Model], hu
     kept: list[int] = []
     log = ProgressLog(on_say=lambda: kept.append(len(list((tmp_path / "cells").iterdir()))))
     first = wanted.run(log)
-    assert kept == [1, 2, 3, 4, 5]  # The majority class has no seeds.
+    assert kept == [1, 2, 3, 4, 5]  # Two rows have two seeds each; the majority class has no seeds.
     assert list(first) == wanted.cells
     (tmp_path / "cells" / "student-rte-1.json").unlink()
     log = ProgressLog()

@@ -1,4 +1,4 @@
-"""Reading tasks: both layouts say the same, and what is wrong with a file is told."""
+"""Reading tasks: both layouts give the same data, and errors name the problem in a file."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_fewer_training_samples(hub_layout: Path) -> None:
 
 
 def test_rows_that_lack_fields_are_counted(original_layout: Path, tmp_path: Path) -> None:
-    """Some rows of QQP do, and whoever else reads it leaves them out."""
+    """QQP has such rows; other readers also skip them."""
     shutil.copytree(original_layout / "QQP", tmp_path / "QQP")
     with (tmp_path / "QQP" / "train.tsv").open("a", encoding="utf-8") as file:
         file.write("17\tx\tx\tonly one question\n")
@@ -105,7 +105,7 @@ def test_half_a_character_is_told_with_its_row(tmp_path: Path) -> None:
 
 
 def broken(tmp_path: Path, **change: Any) -> Path:
-    """Write an RTE whose third training row differs."""
+    """Write an RTE task in which the third training row is changed."""
     rows = small_tasks.rows(TASKS["rte"], "train")
     rows[2] |= change
     small_tasks.write_rows(tmp_path / "rte" / "train.jsonl", rows)

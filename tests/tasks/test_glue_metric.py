@@ -1,4 +1,4 @@
-"""The metrics: against values worked out by hand, and against textbook formulas on anything else."""
+"""The metrics, compared with values computed by hand and with textbook formulas on random input."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_correlations_are_bounded_and_follow_the_formula(pairs: list[tuple[int, 
     assert all(-1 - 1e-9 <= value <= 1 + 1e-9 for value in found.values())
     if np.ptp(predicted) and np.ptp(annotated):
         assert found["pearson"] == pytest.approx(np.corrcoef(predicted, annotated)[0, 1], abs=1e-9)
-        # A monotone change of the predictions leaves their ranks alone.
+        # A monotone change of the predictions does not change their ranks.
         changed = STSB.compute(predictions=predicted**3, references=annotated)
         assert changed["spearman"] == pytest.approx(found["spearman"], abs=1e-9)
     else:
@@ -113,7 +113,7 @@ CLASSES = TaskSpec("own", ("text",), ("accuracy",), ("a", "b", "c"), reported=("
 def test_several_classes() -> None:
     annotated, predicted = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0]]), np.array([[1, 0, 0], [1, 0, 0], [0, 0, 0]])
     found = task_metric(MULTI).compute(predictions=predicted, references=annotated)
-    # Nobody is of the third class, and it is predicted for nobody.
+    # The third class occurs neither in labels nor in predictions, so the mean is over two classes.
     assert found == pytest.approx({"f1_macro": (1 + 0) / 2, "accuracy": 2 / 3})
 
 
@@ -121,7 +121,7 @@ def test_several_classes() -> None:
     "spec", [CLASSES, MULTI, TASKS["stsb"], TASKS["mrpc"], TASKS["cola"]], ids=lambda s: s.metrics[0]
 )
 def test_metrics_equal_those_of_libraries_also_of_draws(spec: TaskSpec) -> None:
-    """What weights say of a draw is what scikit-learn and SciPy say of the samples that were drawn."""
+    """Weighted metrics equal those of scikit-learn and SciPy on the resampled samples."""
     rng = np.random.default_rng(3)
     shape = (40, 3) if spec.multi_label else (40,)
     values = rng.integers(0, 2 if spec.multi_label else spec.outputs, size=(2, *shape))
@@ -166,7 +166,7 @@ def test_the_mean_share_of_models_has_the_chance_of_models_and_of_samples() -> N
     mean = mean_share(spec, "test", models, [taught] * 4, references)
     assert mean.value == pytest.approx(np.mean([share.value for share in single]))
     assert mean.score == pytest.approx(np.mean([share.score for share in single]))
-    # The scores of the models differ by more than those of samples do: their chance is the larger one.
+    # Scores vary more between models than between samples, so the models determine the interval.
     deviation = np.std([share.value for share in single]) / 2
     assert mean.high - mean.low == pytest.approx(2 * 1.96 * deviation, rel=0.25)
     alike = mean_share(spec, "test", models[3:] * 4, [taught] * 4, references)
@@ -176,6 +176,6 @@ def test_the_mean_share_of_models_has_the_chance_of_models_and_of_samples() -> N
 @pytest.mark.parametrize("package", ["evaluate", "sklearn"])
 def test_a_missing_package_names_the_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, "kdnas_env.tasks.metric")  # imported anew
+    monkeypatch.delitem(sys.modules, "kdnas_env.tasks.metric")  # forces a new import
     with pytest.raises(DependencyError, match=rf"{package}.*pip install 'kdnas\[score\]'"):
         task_metric(TASKS["rte"])

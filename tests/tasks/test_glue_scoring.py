@@ -1,4 +1,4 @@
-"""Fine-tuning and probing real encoders: what they learn, that they are repeatable, and what they leave alone."""
+"""Fine-tuning and probing real encoders: learning, repeatability and absence of side effects."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_what_can_be_learnt_is_learnt(name: str, teacher: Teacher) -> None:
 
 
 def test_similarities_are_predicted_in_their_own_unit(teacher: Teacher) -> None:
-    """The mean answer has no correlation, so that a score above 0 is learnt."""
+    """A constant answer (the mean) has correlation 0, so a score above 0 is learnt."""
     assert majority_class(small_tasks.easy_task("stsb")).score == 0.0
     assert majority_class(small_tasks.easy_task("stsb")).details["answer"] == pytest.approx(2.5, abs=0.5)
 
@@ -119,16 +119,16 @@ def test_nothing_is_printed_or_left_behind(
 
 
 class Killed(Exception):
-    """What ends a training from outside."""
+    """Raised to simulate a killed training."""
 
 
 SIX = FinetuneSettings(learning_rate=1e-3, epochs=6, batch_size=8, device="cpu")
-"""24 samples in batches of 8: three steps an epoch, six epochs, the first of which keep a checkpoint each."""
+"""Six epochs of three steps (24 samples in batches of 8); each epoch but the last saves a checkpoint."""
 
 
 @pytest.fixture(scope="module")
 def whole(teacher: Teacher) -> TaskScore:
-    """A training that nothing interrupts."""
+    """An uninterrupted training."""
     return finetune(teacher.model, teacher.tokenizer, small_tasks.easy_task("sst2", samples=24), SIX, 3)
 
 
@@ -171,7 +171,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named(teacher: Teacher, tmp_path: P
 
 
 def test_padding_does_not_matter(teacher: Teacher) -> None:
-    """A sequence's vector is the same alone and beside a longer one; the mean is over real tokens."""
+    """The vector of a sequence does not depend on a longer one in its batch; the mean ignores padding."""
     split = Split((["us all .", "the actor quietly moves anyone who waits for two long hours ."],), np.array([0, 1]))
     examples = encode(teacher.tokenizer, split, 128)
     cpu = torch.device("cpu")
@@ -206,7 +206,7 @@ def test_a_loss_that_is_not_finite_is_an_error(teacher: Teacher) -> None:
 
 
 def test_a_class_that_is_alone(teacher: Teacher) -> None:
-    """Nothing can be chosen by cross-validation where a class has one sample, or is the only one."""
+    """Cross-validation cannot choose a setting if a class has one sample, or if there is only one class."""
     task = small_tasks.easy_task("sst2", samples=16)
     for labels in (np.zeros(16, dtype=np.int64), np.eye(16, dtype=np.int64)[0]):
         train = Split(task.train.texts, labels)

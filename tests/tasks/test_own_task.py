@@ -1,4 +1,4 @@
-"""A task of one's own: every format and kind of label, what is dropped and counted, and what is told."""
+"""A user's own task: every format and kind of label, dropped and counted rows, and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXTS = tiny_teachers.sentences()
 
 
 def rows(label: Callable[[int], Any], count: int = 100, start: int = 0) -> list[dict[str, Any]]:
-    """Sentences whose label depends on their object: critics, us all, or somebody else."""
+    """Return sentences, each labelled by a function of its index."""
     return [{"text": TEXTS[index], "label": label(index)} for index in range(start, start + count)]
 
 
@@ -50,7 +50,7 @@ def test_classes_in_every_format(ending: str, label: Callable[[int], Any], names
     written = {TEXTS[index]: str(label(index)).lower().removesuffix(".0") for index in range(100)}
     for split in (task.train, *task.evaluation.values()):
         assert [written[text] for text in split.texts[0]] == [names[number] for number in split.labels]
-    assert [len(split) for split in task.evaluation.values()] in ([10, 10], [9, 9])  # whole shares of each class
+    assert [len(split) for split in task.evaluation.values()] in ([10, 10], [9, 9])  # whole samples of each class
     assert task.spec.scored == ("test",)
 
 
@@ -144,7 +144,7 @@ def test_pairs(tmp_path: Path) -> None:
 
 
 def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
-    """Cells that are empty, a class with one sample, and texts that stand in two splits, in other letters too."""
+    """Dropped: empty cells, a class with one sample, and texts in two splits, even in different case."""
     made = rows(lambda index: ("no", "yes")[index % 2], 60)
     made[3]["label"], made[4]["text"], made[5]["label"] = "", " ", "alone"
     folder = tmp_path / "own"
@@ -175,11 +175,11 @@ def test_texts_to_train_on_that_stand_twice_are_kept_and_counted(tmp_path: Path)
     described = task.describe()
     assert described["train_rows_that_repeat_an_earlier_one"] == 4
     assert described["dropped"]["rows_without_label"] == 1
-    assert "skipped_rows" not in described  # rows without a label are rows that were skipped
+    assert "skipped_rows" not in described  # "dropped" already counts the skipped rows
 
 
 def test_a_split_without_labels_is_not_scored(tmp_path: Path) -> None:
-    """Some of the hub keep the labels of the test split to themselves."""
+    """Some datasets on the hub do not publish the labels of their test split."""
     folder = tmp_path / "own"
     small_tasks.write_rows(folder / "train.jsonl", rows(lambda index: index % 2))
     small_tasks.write_rows(folder / "test.jsonl", rows(lambda index: None, 20, 100))

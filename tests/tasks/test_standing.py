@@ -1,4 +1,4 @@
-"""What a teacher's score is worth: whether it beats one answer to all texts."""
+"""Whether a teacher's score beats the same answer to all texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Task distillation: what is learnt from what, early stopping, and that a training that was killed ends alike."""
+"""Task distillation: training texts, early stopping, and resuming a killed training."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_student_learns_from_labelled_and_unlabelled_text(
     assert all(set(point) == {"stage", "epoch", "train_loss", "loss", "score"} for point in details["curve"])
     assert details["curve"][2]["loss"] < details["curve"][0]["loss"]
     known = {text for split in (TASK.train, *TASK.evaluation.values()) for text in split.texts[0]}
-    new = len({*unlabelled} - known) - 1  # one is known in other letters
+    new = len({*unlabelled} - known) - 1  # one differs from a known text only in case
     assert (details["unlabelled_samples"], details["unlabelled_left_out"]) == (new, len(unlabelled) - new)
     json.dumps(found.score.to_dict())
     assert json.dumps(found.score.details["teacher"]) == json.dumps(taught.fingerprint)
@@ -92,12 +92,12 @@ def test_a_student_learns_with_the_dropout_that_is_asked_for(
 
 
 class Killed(Exception):
-    """What ends a training from outside."""
+    """Raised to simulate a killed training."""
 
 
 @pytest.fixture(scope="module")
 def whole(student: Teacher, taught: TaskTeacher, tmp_path_factory: pytest.TempPathFactory) -> TaskDistillation:
-    """A distillation that nothing interrupts."""
+    """An uninterrupted distillation."""
     return distilled(student, taught, tmp_path_factory.mktemp("whole"), task=small_tasks.easy_task(samples=40))
 
 
@@ -105,7 +105,7 @@ def whole(student: Teacher, taught: TaskTeacher, tmp_path_factory: pytest.TempPa
 def test_a_distillation_that_was_killed_goes_on_to_the_same_end(
     killed: tuple[int, int], student: Teacher, taught: TaskTeacher, whole: TaskDistillation, tmp_path: Path
 ) -> None:
-    """40 samples in batches of 8: 5 steps an epoch; it goes on where its folder was moved to, too."""
+    """An epoch has 5 steps (40 samples in batches of 8); the folder of checkpoints is moved before resuming."""
     task, stages = small_tasks.easy_task(samples=40), [0]
 
     def kill(done: int, total: int) -> None:
@@ -126,7 +126,7 @@ def test_a_distillation_that_was_killed_goes_on_to_the_same_end(
 
 
 def test_training_ends_with_the_best_epoch(student: Teacher, tmp_path: Path) -> None:
-    """Losses that rise twice end it; the weights are those after the least."""
+    """Two epochs without improvement end the training; the model gets the weights of the lowest loss."""
     task = small_tasks.easy_task(samples=16)
     plan = Plan(1e-3, 8, 8, 0.1, 0.01, 0, torch.device("cpu"), patience=2)
     examples = labelled_examples(student.tokenizer, task.train, 32)
@@ -146,7 +146,7 @@ def test_training_ends_with_the_best_epoch(student: Teacher, tmp_path: Path) -> 
     assert torch.equal(resumed.network.output.weight, seen[1])
 
 
-# An untrained student reaches 0.83 and 0; who always says the most frequent classes, 0 and 0.60.
+# For comparison: an untrained student scores 0.83 and 0, a constant answer 0 and 0.60.
 @pytest.mark.parametrize(("kind", "least"), [("stsb", 0.9), ("multi-label", 0.65)])
 def test_numbers_and_several_classes(
     kind: str, least: float, student: Teacher, tiny_teacher_dirs: dict[str, Path], tmp_path: Path
@@ -175,7 +175,7 @@ def test_losses_follow_their_formulas(student: Teacher) -> None:
     loss = model_of(easy, student, Objective(0.25, 2.0)).loss(logits, labels, soft)
     assert float(loss) == pytest.approx(float(0.25 * functional.cross_entropy(logits, labels) + 0.75 * divergence))
     assert float(model_of(easy, student, Objective(0.0, 3.0)).loss(soft, labels, soft)) == pytest.approx(0.0, abs=1e-6)
-    # Each of several classes is one against the rest.
+    # With several classes per text, each class is a binary decision.
     pairs = torch.stack([logits, torch.zeros_like(logits)], -1), torch.stack([soft, torch.zeros_like(soft)], -1)
     each = functional.kl_div((pairs[0] / 2).log_softmax(-1), (pairs[1] / 2).softmax(-1), reduction="sum") / 4 * 4
     found = model_of(small_tasks.multi_label_task(), student, Objective(0.0, 2.0)).loss(logits, torch.zeros(2, 2), soft)

@@ -1,4 +1,4 @@
-"""The short task stage: what it measures, on which texts, and what it leaves alone."""
+"""The short task stage: its measurements, its texts, and absence of side effects."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_what_is_judged_on_is_trained_on_by_neither(workload: Workload) -> None:
 
 
 def test_a_stage_may_have_text_of_its_own(workload: Workload, tmp_path: Path) -> None:
-    """The corpus of the search may be what the task's teacher was trained on."""
+    """Separate texts are useful if the task's teacher was trained on the corpus of the search."""
     path = tmp_path / "texts.txt"
     path.write_text("\n".join(tiny_teachers.sentences()[:90]), encoding="utf-8")
     stage = {"samples": 40, "heldout": 20}

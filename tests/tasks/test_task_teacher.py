@@ -1,4 +1,4 @@
-"""The teacher of a task: what is used as it is, what is fine-tuned once and kept, and its soft labels."""
+"""The teacher of a task: its own head or a cached fine-tuning, and its soft labels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def small_task(seed: int = 0) -> TaskData:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count fine-tunings, by their seeds."""
+    """Record the seed of each fine-tuning."""
     seeds: list[int] = []
     real = finetuning.fit
 
@@ -89,7 +89,7 @@ def test_a_damaged_teacher_is_made_anew(tiny_teacher_dirs: dict[str, Path], tmp_
 
 
 def fine_tune_until_killed(folder: Path, cache: Path) -> None:
-    """Fine-tune a teacher in a process that is killed in the second of two fine-tunings."""
+    """Fine-tune a teacher; the process kills itself in the second of two fine-tunings."""
     real, begun = finetuning.fit, list[Any]()
 
     def advance(done: int, total: int) -> None:
@@ -107,7 +107,7 @@ def fine_tune_until_killed(folder: Path, cache: Path) -> None:
 def test_a_killed_fine_tuning_goes_on_after_its_last_epoch(
     tiny_teacher_dirs: dict[str, Path], tmp_path: Path, counted: list[int]
 ) -> None:
-    """The second of two is killed in the last of its two epochs of 5 steps."""
+    """The second of two fine-tunings is killed in the last of its two epochs of 5 steps."""
     folder, cache = tiny_teacher_dirs["bert"], tmp_path / "cache"
     killed = Started(fine_tune_until_killed, folder, cache)
     output = killed.read(timeout=120)
@@ -228,7 +228,7 @@ def test_labels_without_names_fit_classes_that_are_numbers(tmp_path: Path, tiny_
 
 
 def test_nothing_is_chosen_on_what_is_scored() -> None:
-    """GLUE scores its validation split: a tenth of the training split is held out instead."""
+    """GLUE tasks are scored on their validation split, so a tenth of the training split is held out."""
     glue = small_tasks.easy_task("sst2")
     training, choosing = choosing_splits(glue)
     assert (len(training.train), len(choosing)) == (len(glue.train) - 12, 12)

@@ -1,4 +1,4 @@
-"""The conformance suites find what is broken, and say which clause it is."""
+"""The conformance suites detect broken implementations, and name the broken clause."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONFIGS = [SPACE.decode(SPACE.from_index(index)) for index in (0, 500, 999)]
 
 
 class Overspending(RandomAgent):
-    """Spends one evaluation more than it may."""
+    """Spends one evaluation more than its budget."""
 
     def search(self, env: Any, **arguments: Any) -> Any:
         result = super().search(env, **arguments)
@@ -43,14 +43,14 @@ class Overspending(RandomAgent):
 
 
 class Repeating(RandomAgent):
-    """Proposes what was evaluated."""
+    """Proposes points that were already evaluated."""
 
     def _propose(self, n: int) -> Proposal:
         return Proposal(self.rng.integers(self.grid.nvec, size=(n, len(self.grid.nvec))))
 
 
 class Obstinate(RandomAgent):
-    """Does not heed the seed."""
+    """Ignores the seed."""
 
     def _stream(self, *key: int) -> np.random.Generator:
         return np.random.default_rng(0)
@@ -73,7 +73,7 @@ class Littering(RandomAgent):
 
 
 class Forgetful(RandomAgent):
-    """Does not restore its random numbers."""
+    """Does not restore the state of its random generator."""
 
     def load_state_dict(self, state: Any) -> None:
         super().load_state_dict(state)
@@ -81,7 +81,7 @@ class Forgetful(RandomAgent):
 
 
 class Credulous(RandomAgent):
-    """Takes failures for successes."""
+    """Treats failures as successes."""
 
     def tell(self, actions: Any, rewards: Any, infos: Any = None) -> None:
         super().tell(actions, np.nan_to_num(rewards, posinf=9.0), [{} for _ in rewards])
@@ -89,7 +89,7 @@ class Credulous(RandomAgent):
 
 @dataclass(frozen=True)
 class Cfg:
-    """Hyper-parameters by another name than ours have."""
+    """Hyper-parameters whose class has another name than in the package."""
 
     width: int = 3
     made: int = field(default=0, init=False)
@@ -102,14 +102,14 @@ class Named(RandomAgent):
 
 
 class Indulgent(RandomAgent):
-    """Takes anything for its configuration."""
+    """Accepts anything as its configuration."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(None)
 
 
 class Terse(RandomAgent):
-    """Does not say what it wants."""
+    """Raises an error that does not name the expected configuration."""
 
     def __init__(self, config: Any = None) -> None:
         if config is not None and not isinstance(config, NoSettings):
@@ -201,7 +201,7 @@ class Generous(KDNASEnv):
 
 
 class Sharing(KDNASEnv):
-    """Hands out an array of its own."""
+    """Returns an internal array instead of a copy."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         self._steps = np.zeros(1)
@@ -214,7 +214,7 @@ class Sharing(KDNASEnv):
 
 
 class NumpyReward(KDNASEnv):
-    """Returns a numpy number as reward."""
+    """Returns a NumPy number as reward."""
 
     def step(self, action: Any) -> Any:
         observation, reward, *rest = super().step(action)
@@ -240,7 +240,7 @@ def test_broken_environments(broken: type[KDNASEnv], test: str, message: str) ->
 
 
 def blind_to_the_mask(teacher: Teacher) -> Teacher:
-    """A teacher whose padding is seen."""
+    """Make a teacher ignore the attention mask, so that it attends to padding."""
     forward = teacher.model.forward
     monkey: Any = teacher.model
     monkey.forward = lambda attention_mask=None, **inputs: forward(**inputs)
@@ -286,6 +286,6 @@ def test_teachers_that_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(teachers, "load_teacher", seeding)
     folder = save_tiny_encoder(tmp_path, "bert")
     teacher = load_teacher(folder)
-    random.seed(0)  # as it may stand already
+    random.seed(0)  # the suite must notice even if the state is the same already
     with pytest.raises(AssertionError, match="clause 'generators' does not hold"):
         TeacherConformance().test_loading(folder, teacher)

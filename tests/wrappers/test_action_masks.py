@@ -58,7 +58,7 @@ def test_actions_are_sampled_within_the_mask() -> None:
 
 
 def test_a_mask_per_dimension_lets_joint_constraints_through() -> None:
-    """Why SequentialChoice exists: 3 heads and a width of 256 are allowed each, but not together."""
+    """Why SequentialChoice exists: 3 heads and a width of 256 are each allowed, but not together."""
     env = ActionMasks(planted(space=HEADS_AND_WIDTHS))
     env.reset()
     assert env.action_masks().all()
@@ -68,7 +68,7 @@ def test_a_mask_per_dimension_lets_joint_constraints_through() -> None:
 
 @pytest.mark.parametrize("wrapper", [ActionMasks, FlatDiscrete, SequentialChoice])
 def test_maskable_ppo_survives_the_end_of_the_open_candidates(wrapper: Any) -> None:
-    """Seven candidates can be built and the budget is 30: for most of the episode there is nothing new."""
+    """Only seven candidates can be built and the budget is 30: most steps have no unevaluated candidate."""
     from sb3_contrib import MaskablePPO
 
     space = {**HEADS_AND_WIDTHS, "hidden_act": ["gelu"]}

@@ -12,7 +12,7 @@ from kdnas_env.wrappers import LocalMoves
 
 
 def at(env: LocalMoves, *point: int) -> LocalMoves:
-    """Reset until the walk begins at a point."""
+    """Reset with successive seeds until the walk starts at the given point."""
     for seed in range(1000):
         env.reset(seed=seed)
         if tuple(env.current) == point:

@@ -1,4 +1,4 @@
-"""The arithmetic of masks against brute force."""
+"""Masks equal those of a brute-force computation."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_neighbours_differ_by_one_choice(grid: Grid, data: st.DataObject) -> Non
 
 @given(grids(), st.data())
 def test_the_masks_of_the_wrappers_are_those_of_brute_force(grid: Grid, data: st.DataObject) -> None:
-    """A whole episode: every mask says what is open, and all are open again at the end."""
+    """In a whole episode, every mask shows the open points; after the last point, all are open again."""
     allowed = allowed_points(grid)
     order = data.draw(st.permutations(allowed))[:12]
     valid = None if grid.allowed is None else grid.allowed.tolist()
@@ -137,7 +137,7 @@ def test_grids_beyond_64_bits() -> None:
 
 
 def test_masks_of_large_spaces_cost_less_than_a_step() -> None:
-    """Well under a millisecond with 100,000 allowed points and 1,000 evaluations behind."""
+    """A mask takes well under a millisecond with 100,000 allowed points and 1,000 earlier evaluations."""
     env = GridEnv([10] * 5, range(100_000), budget=10_000)
     rng = np.random.default_rng(0)
     for wrapped in (FlatDiscrete(env), ActionMasks(env), SequentialChoice(env)):

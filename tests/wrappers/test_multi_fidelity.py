@@ -1,4 +1,4 @@
-"""Epochs as one more choice, under a budget of epochs."""
+"""The number of epochs as an additional choice, with a budget of epochs."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from kdnas_env.wrappers import LinearReward, MultiObjectiveReward
 
 
 class Told(GridEnv):
-    """Answers with the information it was told to."""
+    """Returns ``told`` as the info of every step."""
 
     told: dict[str, Any]
 

@@ -13,7 +13,7 @@ from kdnas_env.wrappers import SequentialChoice
 
 
 def sequence(**options: Any) -> SequentialChoice:
-    """Six points, of which (0, 1), (1, 0) and (1, 2) are allowed; the reward is the sum of the choices."""
+    """Return an environment in which (0, 1), (1, 0) and (1, 2) are allowed; the reward is the sum of the choices."""
     env = SequentialChoice(GridEnv([2, 3], valid=[1, 3, 5]), **options)
     env.reset(seed=0)
     return env
@@ -88,7 +88,7 @@ def test_evaluated_candidates_may_be_left_open() -> None:
 
 
 def test_masked_candidates_can_all_be_built_and_are_new() -> None:
-    """A third of this space is of heads that do not divide the width."""
+    """In a third of this space, the heads do not divide the width."""
     env = SequentialChoice(planted(space=HEADS_AND_WIDTHS, budget=18, duplicates="reject"))
     valid = env.env.get_wrapper_attr("valid_action_indices")
     assert len(valid) < 18
@@ -211,7 +211,7 @@ def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> Non
 
 
 def test_maskable_ppo_learns_on_it() -> None:
-    """The share of right choices is the reward: an untrained policy earns about 0.33."""
+    """The reward is the share of right choices: an untrained policy earns about 0.33."""
     from sb3_contrib import MaskablePPO
     from sb3_contrib.common.maskable.evaluation import evaluate_policy
 

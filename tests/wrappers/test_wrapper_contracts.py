@@ -1,4 +1,4 @@
-"""What holds for every wrapper."""
+"""Contracts that every wrapper satisfies."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def distances(result: SearchResult, child: int, parents: np.ndarray) -> np.ndarr
 
 
 def bred(**config: Any) -> SearchResult:
-    """Return a search of a large space in which a third of the points fail, with what earns most."""
+    """Return a search of a large space in which a third of the points fail with the highest reward."""
 
     def answer(step: int, action: list[int]) -> tuple[float, dict[str, Any]] | None:
         return (9.0, {"status": "failed"}) if action[0] % 3 == 0 else None
@@ -95,7 +95,7 @@ def test_the_oldest_die_even_if_they_are_the_best() -> None:
     config = EvolutionConfig(population_size=5, sample_size=200, mutations=1)
     result = EvolutionAgent(config).search(BowlEnv([40] * 4, answer), budget=60, round_size=1)
     for child in range(5, 60):
-        # Of five, a tournament of 200 misses the best once in 10^19 times.
+        # A tournament of 200 draws misses the best of five members with a probability below 1e-19.
         assert result.rounds[child].random[0] or distances(result, child, np.array([child - 5])) == 1
     assert sum(record.random.sum() for record in result.rounds) < 10
 

@@ -32,7 +32,7 @@ def neighbours(point: tuple[int, ...], nvec: list[int], reach: int = 99) -> set[
 
 
 def searched(config: LocalSearchConfig, budget: int, round_size: int = 1, seed: int = 0, answer: Any = None) -> Any:
-    """Return points, rewards and what was random of a search of a small space, in the order of evaluation."""
+    """Search a small space; return the points, their rewards, and which were random, in order of evaluation."""
     env = BowlEnv(NVEC, answer) if answer else BowlEnv(NVEC)
     result = LocalSearchAgent(config).search(env, budget=budget, round_size=round_size, seed=seed)
     points = [tuple(action) for action in result.actions.tolist()]

@@ -18,7 +18,7 @@ from kdnas_env.testing.bowl import BowlEnv
 
 
 class CountedEnv(BowlEnv):
-    """An environment that says how many parameters its points have."""
+    """An environment with the parameter counts of its points."""
 
     def __init__(self, nvec: Sequence[int], counts: Any, valid: Any = None) -> None:
         super().__init__(nvec)
@@ -146,7 +146,7 @@ def test_an_environment_may_not_know_its_counts() -> None:
     assert sorted(result.actions[1:].tolist()) == [[2, 3], [3, 2]]
 
 
-# Going on -------------------------------------------------------------------------------------------------------
+# Resuming -------------------------------------------------------------------------------------------------------
 
 
 def test_a_loaded_search_keeps_its_counts() -> None:

@@ -80,7 +80,7 @@ def test_none_yet_is_a_learned_token() -> None:
     model(known, torch.zeros(5, dtype=torch.int64), candidates(5)).sum().backward()
     assert weight.grad is not None
     assert weight.grad[:, column].abs().max() > 0
-    # What a token stands for where there is nothing must not matter.
+    # The action of a token with the role NONE must not change predictions.
     other = Contexts(known.actions.flip(0, 1), known.rewards, known.roles)
     np.testing.assert_array_equal(predict(model, known, candidates(5)), predict(model, other, candidates(5)))
 

@@ -20,7 +20,7 @@ QUICK = LSTMConfig(epochs=2)
 
 
 def test_it_learns_where_it_can_score_only_a_pool() -> None:
-    nvec = [20] * 4  # more than it scores whole
+    nvec = [20] * 4  # too many points to score them all
     found = [
         [agent.search(BowlEnv(nvec), budget=56, round_size=14, seed=seed).best_reward for seed in range(8)]
         for agent in (LSTMAgent(LSTMConfig(pool_size=1000)), RandomAgent())

@@ -1,4 +1,4 @@
-"""What the agents with LSTMs share: hyper-parameters, exploration, candidates and replay."""
+"""Shared code of the agents with LSTMs: hyper-parameters, exploration, contexts and retraining."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_the_least_count_holds_as_far_as_there_are_candidates(ratio: float, n: i
     assert count == max(random_count(ratio, n), min(least, n))
 
 
-# The replay -----------------------------------------------------------------------------------------------------------
+# Contexts and retraining ----------------------------------------------------------------------------------------------
 
 
 def three_rounds() -> Ranking:
@@ -173,7 +173,7 @@ def test_what_is_told_one_by_one_is_learned_from_less_and_less_often() -> None:
 
 
 def told(lengths: list[int], failures: int = 0) -> Ranking:
-    """Return a search in rounds of some lengths, the first evaluations of which failed."""
+    """Return the ranking of a search with rounds of the given lengths; its first evaluations failed."""
     ranking = Ranking()
     for length in lengths:
         places = np.arange(ranking.evaluations, ranking.evaluations + length)

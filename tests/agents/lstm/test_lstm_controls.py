@@ -25,13 +25,13 @@ def median_best(agent: Any, make_env: Callable[[int], Any], budget: int, round_s
 
 
 def hidden_hill(step: int, action: list[int]) -> tuple[float, dict[str, Any]]:
-    """A broad hill, and far from it, on 5 % of the points, a higher one."""
+    """Return the reward of a broad hill and, far from it, a higher hill on 5 % of the points."""
     if max(action) < 3:
         return 1.5 + sum(action) / 100, {}
     return 1.0 - float(np.sum(((np.array(action) + 0.5) / 8 - 0.8) ** 2)), {}
 
 
-# What the controls are worth ------------------------------------------------------------------------------------
+# Comparison with the controls -----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -55,7 +55,7 @@ def test_shuffled_rewards_teach_nothing() -> None:
     assert shuffled - chance < 0.5 * (controller - chance)
 
 
-# What they share with the controller ----------------------------------------------------------------------------
+# What the controls share with the controller --------------------------------------------------------------------
 
 
 def test_greed_is_random_until_something_succeeds_and_never_after() -> None:

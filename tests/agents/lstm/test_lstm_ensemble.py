@@ -24,7 +24,7 @@ NVEC = np.array([4, 3, 5])
 
 
 def unexplained(features: Features, steps: int) -> float:
-    """Return the share of variance of unknown rewards that is not explained, where choices earn by how they combine."""
+    """Return the unexplained share of the variance of unseen rewards, which depend on combinations of choices."""
     nvec, rng = np.array([6, 6, 4]), np.random.default_rng(0)
     gains = rng.normal(size=(2, 6))
     grid = np.stack(np.unravel_index(rng.permutation(nvec.prod()), nvec), axis=1)

@@ -1,4 +1,4 @@
-"""What the agents that predict rewards have in common: the LSTM controller and the ensemble."""
+"""Shared behaviour of the LSTM agents that predict rewards: the controller and the ensemble."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ PLANTED: dict[str, dict[str, Any]] = {
     },
     "noisy": {"noise": 0.02, "budget": 32},
 }
-"""Few rounds where they suffice, because each trains a model."""
+"""Settings of environments, with few rounds, because each round trains a model."""
 
 
 def best_rewards(agent: Agent[Any], name: str) -> np.ndarray:
-    """Return the best reward that each of some searches found, one environment and one seed a search."""
+    """Return the best reward of each of ten searches; each search has its own environment and seed."""
     envs = [gym.make("kdnas/Planted-v0", seed=seed, **PLANTED[name]) for seed in range(10)]
     return np.array([agent.search(env, seed=100 + seed).best_reward for seed, env in enumerate(envs)])
 
@@ -63,7 +63,7 @@ def by_chance(name: str) -> np.ndarray:
 
 
 def chance_of_luck(agent: Agent[Any], name: str) -> float:
-    """Return the p-value of "finds no more than random search", paired over seeds (Wilcoxon's signed ranks)."""
+    """Return the p-value of "no better than random search", paired over seeds (Wilcoxon signed-rank test)."""
     found = best_rewards(agent, name)
     return float(wilcoxon(found, by_chance(name), alternative="greater", zero_method="zsplit").pvalue)
 
@@ -135,9 +135,9 @@ def test_each_round_has_its_share_of_exploring_candidates(cls: Any, decay: str, 
     for index, record in enumerate(result.rounds):
         n = len(record.rewards)
         ratio = exploration_ratio(index, rounds, start=0.9, minimum=0.05, decay=decay, step=0.3)  # type: ignore[arg-type]
-        if cls is LSTMAgent:  # one at least is random, if another is left to the controller
+        if cls is LSTMAgent:  # at least one candidate is random, unless the round has only one
             expected, meant = random_count(ratio, n, least=min(1, n - 1)), ratio
-        else:  # a search begins with ten that are spread
+        else:  # the first ten candidates are spread over the space
             expected = min(n, max(random_count(ratio, n), 10 - index * round_size))
             meant = expected / n
         expected = n if index == 0 else expected
@@ -170,5 +170,5 @@ def test_only_what_does_not_fit_is_forgotten(cls: Any) -> None:
         return actions
 
     everything = search(1000)
-    assert search(36) == everything  # the last round is not learned from
+    assert search(36) == everything  # no proposal follows the last round of four
     assert search(12) != everything

@@ -29,11 +29,11 @@ def probabilities(model: Policy) -> np.ndarray:
 
 
 def trained(weights: np.ndarray, entropy_weight: float, steps: int = 200) -> Policy:
-    """Return a policy that was trained on all points at once, each with an advantage."""
+    """Return a policy trained on all points at once, each with its weight as advantage."""
     model = policy()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(steps):
-        # Weighted by their probabilities, so that the estimate is the expectation itself.
+        # Weights are multiplied by the probabilities of the points, so that the gradient estimate is exact.
         advantages = weights * probabilities(model) * len(POINTS)
         reinforce(model, optimizer, POINTS, advantages, entropy_weight=entropy_weight)
     return model
@@ -114,7 +114,7 @@ def test_what_reward_is_usual_is_told_by_the_youngest(monkeypatch: pytest.Monkey
     everything = search()
     monkeypatch.setattr(reinforce_module, "_BASELINE_SIZE", 48)
     assert search() == everything
-    monkeypatch.setattr(reinforce_module, "_BASELINE_SIZE", 2)  # less than a round
+    monkeypatch.setattr(reinforce_module, "_BASELINE_SIZE", 2)  # fewer than the evaluations of a round
     assert search() != everything
 
 

@@ -83,7 +83,7 @@ def test_tpe_learns(choices: Any) -> None:
 
 
 def test_several_objectives_are_learned() -> None:
-    """The hypervolume of the front, beyond a loss of 1 and the teacher's latency, is larger than chance makes it."""
+    """The hypervolume of the front, with reference loss 1 and latency ratio 1, is larger than that of random search."""
 
     def hypervolume(agent: Any, seed: int) -> float:
         infos = agent.search(gym.make("kdnas/Planted-v0", budget=80), seed=seed).infos
@@ -116,7 +116,7 @@ def test_every_sampler_goes_on_from_a_saved_state_as_if_it_had_not_been_left(nam
     env, options = BowlEnv([7, 6, 5]), {"sampler": name, "sampler_options": POPULATION.get(name, {}), "retries": 2}
     agent, loaded = make(**options), make(**options)
     agent.reset([7, 6, 5], budget=64, round_size=6, seed=5)
-    for _ in range(2 if name == "gp" else 4):  # it is slow, and random no more after ten
+    for _ in range(2 if name == "gp" else 4):  # gp is slow, and only its first ten trials are random
         actions = agent.ask(6)
         agent.tell(actions, [env.reward(action) for action in actions])
     agent.ask(2)
@@ -133,9 +133,8 @@ def test_every_sampler_goes_on_from_a_saved_state_as_if_it_had_not_been_left(nam
 
 @pytest.mark.parametrize("options", [{}, {"duplicates": "fail"}, {"retries": 0}], ids=str)
 def test_every_proposal_is_a_trial_and_the_rest_is_dismissed(options: dict[str, Any]) -> None:
-    agent = make(
-        sampler_options={"multivariate": False}, **options
-    )  # which cannot choose among the points that are left
+    # Univariate TPE cannot restrict its proposals to unevaluated points.
+    agent = make(sampler_options={"multivariate": False}, **options)
     result = agent.search(BowlEnv([4, 4]), budget=16)
     trials = evaluated(agent)
     assert [point(trial) for trial in trials] == points(result)
@@ -320,7 +319,7 @@ def test_a_pruner_stops_evaluations(name: str) -> None:
 
 
 class Epochs(BowlEnv):
-    """Knows nothing of kdnas but the callback. The loss falls or, of some actions, rises after the second epoch."""
+    """Shares only the callback with kdnas. The loss falls or, for some actions, rises after the second epoch."""
 
     def __init__(self) -> None:
         super().__init__([6, 6], self.epochs)
@@ -412,7 +411,7 @@ def test_a_pruner_needs_something_to_stop() -> None:
 
 @pytest.mark.parametrize("name", ["none", "median", "successive-halving", "hyperband"])
 def test_a_pruned_search_that_is_started_again_on_its_store_ends_the_same(name: str, tmp_path: Path) -> None:
-    """As ``kdnas search --resume`` does it: the store answers what was evaluated, and says nothing of epochs."""
+    """Like ``kdnas search --resume``: the store returns earlier evaluations, without epoch reports."""
 
     class Interrupted(gym.Wrapper[Any, Any, Any, Any]):
         left = 14
@@ -508,11 +507,11 @@ def test_a_killed_search_of_the_command_line_is_resumed_to_the_same_end(
 # Shared studies -------------------------------------------------------------------------------------------------
 
 FEW_STUDENTS = {"num_hidden_layers": [3, 4, 6, 12], "intermediate_size": [384, 512, 768, 1024, 1536, 3072]}
-"""So few that two processes often choose the same."""
+"""A space so small that two processes often choose the same student."""
 
 
 class Logged(gym.Wrapper[Any, Any, Any, Any]):
-    """Notes every action in a file, and pauses, before it is evaluated."""
+    """Writes every action to a file and pauses, before the evaluation."""
 
     def __init__(self, env: gym.Env[Any, Any], log: Path, pause: float) -> None:
         super().__init__(env)
@@ -528,7 +527,7 @@ class Logged(gym.Wrapper[Any, Any, Any, Any]):
 def search_when_told(
     config: dict[str, Any], log: Path, go: Path, budget: int, pause: float, space: dict[str, list[int]] | None
 ) -> None:
-    """Search with an agent once a file exists; for a process of its own."""
+    """Search as soon as a file exists; for a separate process."""
     warnings.simplefilter("error")
     agent = make(**config)
     env = gym.make("kdnas/Planted-v0", space=space, budget=budget, round_size=4)
@@ -538,7 +537,7 @@ def search_when_told(
 
 
 def ask_and_wait(config: dict[str, Any]) -> None:
-    """Ask for three points of a small space and keep them pending; for a process of its own."""
+    """Ask for three points of a small space and keep them pending; for a separate process."""
     agent = make(**config)
     agent.reset([4, 2], budget=8, round_size=3)
     print(agent.ask(3).tolist(), flush=True)
@@ -624,7 +623,7 @@ def test_a_killed_process_that_is_started_again_goes_through_its_trials(tmp_path
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The clock of heartbeats, and how far it is ahead; heartbeats are sent all the time."""
+    """The clock of heartbeats; tests set it ahead by ``seconds``. Heartbeats are sent every 0.05 real seconds."""
     ahead = SimpleNamespace(seconds=0.0)
     ahead.time = lambda: time.time() + ahead.seconds
     monkeypatch.setattr("kdnas_env.agents.optuna.storage.time", ahead)
@@ -657,7 +656,7 @@ def test_points_of_a_killed_process_are_tried_again(
     asked = {tuple(action) for action in json.loads(process.stdout.readline())}
     assert len(asked) == 3
 
-    # Its points are its own, and whoever ends without them says so.
+    # Another agent does not evaluate the pending points, and logs that it ended without them.
     others = {(one, two) for one in range(4) for two in range(2)} - asked
     assert evaluate_all(make(**config), BowlEnv([4, 2])) == others
     assert "ended after 5 of 8 evaluations, because other processes evaluate the remaining 3 points" in caplog.text
@@ -674,9 +673,9 @@ def test_points_of_a_killed_process_are_tried_again(
 
 
 def test_a_process_with_heartbeats_keeps_its_points(clock: SimpleNamespace, tmp_path: Path) -> None:
-    """However long an evaluation takes; heartbeats end when no candidate is pending, or the agent is dropped."""
+    """Even if an evaluation takes long; heartbeats end when no candidate is pending or the agent is deleted."""
     config = {"storage": str(tmp_path / "study.log"), "study_name": "shared"}
-    others = heartbeat_threads()  # of agents that other tests left behind
+    others = heartbeat_threads()  # from agents of other tests
     slow = make(**config)
     slow.reset([4, 2], budget=8, round_size=3)
     asked = slow.ask(3)
@@ -694,7 +693,7 @@ def test_a_process_with_heartbeats_keeps_its_points(clock: SimpleNamespace, tmp_
     dropped.ask(3)
     assert len(heartbeat_threads() - others) == 1
     del dropped
-    # More than once, because the agent cannot be collected while its thread sends a heartbeat.
+    # Collect repeatedly, because the agent cannot be freed while its thread sends a heartbeat.
     until(lambda: gc.collect() >= 0 and heartbeat_threads() <= others)
 
 
@@ -712,7 +711,7 @@ def test_a_trial_without_heartbeats_is_abandoned_by_its_age(clock: SimpleNamespa
 
 
 def test_a_search_in_a_storage_goes_on_from_a_saved_state(tmp_path: Path) -> None:
-    """Also if the process went on after it had saved, so that the study knows more than the state."""
+    """Even if the process continued after saving, so that the study has more trials than the state."""
     env, options = BowlEnv([7, 6, 5]), {"storage": str(tmp_path / "study.log")}
     agent, loaded = make(**options), make(**options)
     agent.reset([7, 6, 5], budget=64, round_size=6, seed=5)
@@ -790,7 +789,7 @@ OTHER_DEPTHS = (lambda: four_students((3, 6)), r"space num_hidden_layers is \[4,
 def test_a_study_is_only_joined_for_the_same_students_and_rewards(
     place: str, other: Callable[[], Any], said: str, tmp_path: Path
 ) -> None:
-    """As many choices in dimensions of the same names are not enough."""
+    """Equal names and numbers of choices of the dimensions are not enough."""
     storage = place.format(tmp_path) if "://" in place else str(tmp_path / place)
     agent = make(storage=storage, study_name="one")
     agent.search(four_students(), budget=2)
@@ -875,7 +874,7 @@ def test_a_journal_whose_last_line_was_cut_off_is_gone_on_with(tmp_path: Path) -
     assert all(json.loads(line) for line in journal.read_text().splitlines())
 
 
-# What it is made of ---------------------------------------------------------------------------------------------
+# Imports, settings and unsafe states ----------------------------------------------------------------------------
 
 
 def test_a_pickle_in_a_saved_state_is_not_loaded(tmp_path: Path) -> None:

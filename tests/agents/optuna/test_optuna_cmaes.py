@@ -1,4 +1,4 @@
-"""CMA-ES of Optuna keeps its state in studies, which are files that anyone may have written."""
+"""CMA-ES of Optuna stores its state in studies, which may be untrusted files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def quiet() -> Iterator[None]:
 def proposals(kind: type[CmaEsSampler], storage: Any = None, trials: int = 40, **options: Any) -> list[Any]:
     study = optuna.create_study(storage=storage, study_name="bowl", load_if_exists=True)
     for _ in range(trials):
-        # Made anew for every trial, as agents do: what it knows is in the study.
+        # Like agents, make a new sampler for every trial: its state is in the study.
         study.sampler = kind(seed=len(study.trials), warn_independent_sampling=False, popsize=5, **options)
         trial = study.ask()
         study.tell(trial, sum((trial.suggest_int(name, 0, 9) - 6) ** 2 for name in "abc"))

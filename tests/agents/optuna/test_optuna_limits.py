@@ -38,7 +38,7 @@ def test_every_trial_has_what_its_student_breaks(sampler: str, handling: str, tm
     assert len(trials) == len(costs)
     assert all(trial.constraints == costs[*trial.params.values()] for trial in trials)
     assert any(sum(trial.constraints.values()) > 0 for trial in trials)
-    # Dismissed ones have what their point had; all that are completed have the same constraints.
+    # A dismissed trial copies the constraints of its point, so all completed trials have the same constraint names.
     known = [trial for trial in searcher.study.get_trials() if trial.state is TrialState.COMPLETE]
     assert {tuple(trial.constraints) for trial in known} == {tuple(LIMITS)}
     (best,) = searcher.pareto_front

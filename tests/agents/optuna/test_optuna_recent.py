@@ -1,4 +1,4 @@
-"""What of a long study a sampler learns from."""
+"""The trials of a long study that a sampler learns from."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_study_that_is_not_long_is_learnt_from_whole(
 
 
 def test_parents_that_are_older_than_what_is_shown_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first trials are the best, so that they stay parents. With one objective, all of them would be shown."""
+    """The first trials are the best and stay parents. With one objective, the sampler would see all of them."""
 
     def proposals() -> Any:
         options: dict[str, Any] = {"sampler_options": {"population_size": 4}, "replay_size": 8}
@@ -134,7 +134,7 @@ def test_a_long_search_learns_from_a_part_of_itself() -> None:
         found = [
             [agent.search(BowlEnv([20] * 4), budget=64, seed=seed).best_reward for seed in range(5)] for agent in agents
         ]
-    assert 40 < np.max(seen) < 70  # 20 youngest, 20 to 40 of the best, and a round
+    assert 40 < np.max(seen) < 70  # the 20 newest trials, 20 to 40 of the best, and a round
     assert wilcoxon(*found, alternative="greater").pvalue < 0.05
 
 
@@ -153,4 +153,4 @@ def test_a_pruner_compares_with_a_part_of_a_long_search(monkeypatch: pytest.Monk
     statuses = [info["status"] for info in result.infos]
     assert statuses.count("stopped") > 5
     assert statuses.count("ok") > 5
-    assert max(seen) <= 10 + 20 + 8  # the youngest, at most two times ten of the best, and a round
+    assert max(seen) <= 10 + 20 + 8  # the 10 newest trials, at most 20 of the best, and a round

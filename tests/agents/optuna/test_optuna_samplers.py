@@ -1,4 +1,4 @@
-"""Samplers of Optuna choose among the points that are left."""
+"""Samplers of Optuna propose only unevaluated, allowed points."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NVEC = (6, 5, 1, 7)
 
 @pytest.mark.parametrize("choices", ["ordinal", "categorical"])
 def test_nothing_is_proposed_that_is_known_or_not_allowed(choices: Any) -> None:
-    """By the Gaussian process; it was, eight times of ten, and its place was taken by points drawn at random."""
+    """Formerly, eight of ten proposals of the Gaussian process were, and random points replaced them."""
     allowed = np.random.default_rng(0).choice(np.prod(NVEC), size=24, replace=False).tolist()
     env, agent = BowlEnv([*NVEC]), OptunaAgent(OptunaConfig(sampler="gp", choices=choices))
     agent.reset([*NVEC], budget=24, round_size=4, seed=1, candidates=allowed)
@@ -32,7 +32,7 @@ def test_nothing_is_proposed_that_is_known_or_not_allowed(choices: Any) -> None:
         agent.tell(actions, [env.reward(action) for action in actions])
         begun.append(len(agent.study.trials))
     assert sorted(agent.grid.numbers(agent.evaluated)) == sorted(allowed)
-    # The first ten are drawn at random by Optuna, which does not know what is allowed: that takes three rounds.
+    # Optuna draws the first ten points at random, without knowing which are allowed: this takes three rounds.
     first, later = agent.study.trials[: begun[2]], agent.study.trials[begun[2] :]
     assert any("dismissed" in trial.user_attrs for trial in first)
     assert len(later) == 12
@@ -48,8 +48,8 @@ def test_it_learns() -> None:
 
 
 def test_the_point_with_the_highest_acquisition_is_chosen() -> None:
-    """Among all points it is what Optuna's own search of the box finds, or better."""
-    names = ("width", "depth", "constant", "heads")  # Optuna sorts them, and leaves out what does not vary
+    """Its acquisition is at least that of the point that Optuna's own search finds."""
+    names = ("width", "depth", "constant", "heads")  # Optuna sorts the names, and leaves out constant dimensions
     chosen: list[float] = []
 
     class Compared(RemainingGPSampler):
@@ -74,7 +74,7 @@ def test_the_point_with_the_highest_acquisition_is_chosen() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"choices": "categorical"}, {"sampler_options": {"group": True}}], ids=str)
 def test_tpe_takes_the_best_of_its_candidates_that_is_left(options: dict[str, Any]) -> None:
-    """It took the best, which was known or not allowed half of the time."""
+    """Formerly, it took the best of all candidates, which was known or not allowed half of the time."""
     nvec = [9, 9, 1, 9]
     allowed = np.random.default_rng(0).choice(729, size=300, replace=False)
     env, agent = BowlEnv(nvec), OptunaAgent(OptunaConfig(**options))

@@ -1,6 +1,6 @@
-"""Private names of Optuna and cmaes that the agent uses, each with what breaks when it changes.
+"""Private names of Optuna and cmaes that the agent uses; each test says what would break without the name.
 
-Optuna is pinned to one major version for them. Whoever raises the pin looks at what fails here first.
+Because of these names, Optuna is pinned to one major version. When you raise the pin, run these tests first.
 """
 
 from __future__ import annotations
@@ -61,31 +61,31 @@ def test_methods(owner: type, name: str, breaks: str) -> None:
 
 
 def test_storage_of_a_study(study: Study) -> None:
-    """Trials would not get attributes before they end, and saved studies would not be filled again."""
+    """Running trials would not get attributes, and saved studies would not be restored."""
     assert isinstance(study._storage, BaseStorage)
 
 
 def test_number_of_a_study_in_its_storage(study: Study) -> None:
-    """The state that samplers keep in a study in memory would be lost when an agent is saved."""
+    """Saving an agent would lose the state that samplers store in a study in memory."""
     study._storage.set_study_system_attr(study._study_id, "key", 1)
     assert study._storage.get_study_system_attrs(study._study_id) == {"key": 1}
 
 
 def test_number_of_a_trial_in_its_storage(study: Study) -> None:
-    """A trial that another process has begun could not be ended, nor one of a saved search be gone on with."""
+    """A trial of another process could not be ended, and a trial of a saved search could not be resumed."""
     trial = study.ask()
     assert study.get_trials()[0]._trial_id == trial._trial_id
     assert Trial(study, trial._trial_id).number == trial.number
 
 
 def test_what_a_study_is_made_of(study: Study) -> None:
-    """``StudyView`` would not be written to like the study, since it is made of the study's attributes."""
+    """``StudyView`` copies these attributes; without them, it could not write to the study."""
     assert {"_storage", "_study_id"} <= vars(study).keys()
     assert StudyView(study, list).study_name == study.study_name
 
 
 def test_acquisition_of_the_gaussian_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Gaussian process could not score the points that are left."""
+    """The Gaussian process could not score the unevaluated points."""
     seen: list[Any] = []
 
     class Watched(GPSampler):
@@ -115,7 +115,7 @@ OPTIMISERS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_generator_of_an_optimiser(name: str) -> None:
-    """The state of CMA-ES could not be written as JSON, without what is seeded anew for every trial."""
+    """The state of CMA-ES could not be written as JSON without its generator, which is reseeded for every trial."""
     optimiser = OPTIMISERS[name](pytest.importorskip("cmaes"))
     assert isinstance(optimiser._rng, np.random.RandomState)
     assert "_rng" not in json.dumps(optimizer_to_json(optimiser))
@@ -123,13 +123,13 @@ def test_generator_of_an_optimiser(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["_g", "_sigma", "_Vmean", "_VSigma", "_eta_mean", "_eta_Sigma"])
 def test_numbers_that_an_optimiser_learns(name: str) -> None:
-    """A restored optimiser would forget this number."""
+    """A restored optimiser would lose this number."""
     optimiser = OPTIMISERS["CMA that adapts its rate"](pytest.importorskip("cmaes"))
     assert isinstance(optimiser.__getstate__()[name], int | float)
 
 
 def test_generator_and_prefix_of_the_sampler_cmaes() -> None:
-    """Proposals of CMA-ES would not be Optuna's, and its state would stand under other names."""
+    """Proposals of CMA-ES would differ from Optuna's, and its state would be stored under other names."""
     pytest.importorskip("cmaes")
     sampler = CmaEsSampler(seed=0)
     assert sampler._attr_prefix == "cma:"

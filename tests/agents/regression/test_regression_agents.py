@@ -1,4 +1,4 @@
-"""The simple rivals: what they learn, how they predict, and what they propose."""
+"""The regression agents: what they learn, how they predict, and what they propose."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ rivals = pytest.mark.parametrize("name", RIVALS)
 
 @cache
 def found(name: str) -> np.ndarray:
-    """Return the best rewards of some searches of a space of which random search sees too little."""
+    """Return the best rewards of twelve searches of a space that is too large for random search."""
     env, settings = BowlEnv([20] * 5), {"random-forest": {"trees": 20}}.get(name, {})
     agent = kdnas_env.make_agent(name, **settings)
     return np.array([agent.search(env, budget=80, round_size=10, seed=seed).best_reward for seed in range(12)])
@@ -52,7 +52,7 @@ def test_a_search_begins_at_random_and_goes_on_by_the_model(name: str) -> None:
 
 @rivals
 def test_predictions_are_in_units_of_the_reward(name: str) -> None:
-    """Of rewards around 500 as of those around 0."""
+    """Rewards around 500 are predicted like rewards around 0."""
 
     def far(step: int, action: list[int]) -> tuple[float, dict[str, Any]]:
         return 500.0 + 10 * action[0] + action[1], {}
@@ -116,7 +116,7 @@ def test_a_sum_of_parabolas_is_predicted_exactly_and_its_maximum_found() -> None
 
 
 def features(actions: np.ndarray, nvec: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """One-hot choices and pairs of choices, listed."""
+    """Return explicit features: those of single choices (one-hot, or bumps if there are many), and of pairs."""
     tables = [bumps(count) if count > 64 else np.eye(count) for count in nvec]
     rows = [table[actions[:, axis]] for axis, table in enumerate(tables)]
     pairs = [
@@ -141,7 +141,7 @@ def test_similarities_are_inner_products_of_the_features(nvec: list[int]) -> Non
 
 
 def test_the_posterior_is_that_of_the_weights() -> None:
-    """Regression over listed features, with normal priors, predicts the same."""
+    """Regression over explicit features, with normal priors on their weights, predicts the same."""
     nvec, rng = [3, 4, 2], np.random.default_rng(1)
     points = grid(nvec)
     known, targets = points[rng.permutation(len(points))[:9]], rng.normal(size=9)
@@ -175,7 +175,7 @@ def test_believing_a_prediction_changes_no_other_and_is_that_of_one_more_observa
 
 
 def test_an_effect_of_a_pair_is_found() -> None:
-    """Where the reward is that of a pair of choices and of no choice alone, which a sum over dimensions cannot hold."""
+    """The reward depends on a pair of choices, not on single ones; a sum over dimensions cannot represent it."""
     points = grid([4, 4, 4])
     rewards = (points[:, 0] + points[:, 1]) % 4 == 1
     seen = np.random.default_rng(0).permutation(64)[:40]
@@ -184,7 +184,7 @@ def test_an_effect_of_a_pair_is_found() -> None:
 
 
 def test_what_is_pending_counts_as_known() -> None:
-    """Asked one by one, it proposes what it does in one round."""
+    """Candidates asked one by one are the same as those of one round."""
     points = grid([6, 6])[::5]
     rewards = -np.square(points - 3).sum(axis=1)
     one_by_one = told([6, 6], points, rewards)

@@ -92,7 +92,7 @@ def by_chance() -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cls", [A2CAgent, DQNAgent], ids=lambda cls: cls.__name__)  # one of each loop
+@pytest.mark.parametrize("cls", [A2CAgent, DQNAgent], ids=lambda cls: cls.__name__)  # one on-policy, one off-policy
 def test_it_finds_more_than_random_search(cls: type[SB3Agent[Any]]) -> None:
     found = best_rewards(cls())
     assert np.median(found) > np.median(by_chance())
@@ -198,7 +198,7 @@ def test_gradient_steps_go_with_the_evaluations() -> None:
 
 
 class Noted:
-    """Notes the buffers that a learner trains on."""
+    """Copies of the buffers that a learner trains on."""
 
     def __init__(self, learner: Learner, name: str) -> None:
         self.buffers: list[Any] = []
@@ -229,7 +229,7 @@ def test_rollouts_are_the_candidates_with_their_ranks(cls: type[SB3Agent[Any]]) 
     assert buffer.episode_starts.tolist() == [[1.0] * 8] + [[0.0] * 8] * (steps - 1)
     chosen = buffer.actions[0] if steps == 1 else buffer.actions[..., 0].T
     assert chosen.tolist() == actions.tolist()
-    # A policy that has not learned yet makes every choice about as likely as another.
+    # An untrained policy makes all choices about equally likely.
     choices = np.array([5 * 3 * 4]) if steps == 1 else np.array([5, 3, 4] if cls is MaskablePPOAgent else [5, 5, 5])
     assert np.exp(buffer.log_probs) == pytest.approx(np.tile(1 / choices[:, None], (1, 8)), rel=0.2)
 
@@ -289,7 +289,7 @@ def test_a_learning_rate_that_is_far_too_high_does_not_end_the_search() -> None:
     assert len(result.actions) == 60
 
 
-# What stays the same --------------------------------------------------------------------------------------------
+# Global state and foreign evaluations ---------------------------------------------------------------------------
 
 
 def test_training_that_is_interrupted_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Names of Stable-Baselines3 and sb3-contrib beyond what they document, each with what breaks when it changes."""
+"""Undocumented names of Stable-Baselines3 and sb3-contrib; each test says what would break without the name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def made(kind: Any) -> Any:
 
 @pytest.mark.parametrize("kind", [A2C, PPO, TRPO, MaskablePPO, RecurrentPPO])
 def test_rollout_buffer(kind: Any) -> None:
-    """An on-policy algorithm would train on an empty buffer instead of on what was proposed."""
+    """An on-policy algorithm would train on an empty buffer instead of on its proposals."""
     model = made(kind)
     assert isinstance(model.rollout_buffer, RolloutBuffer)
     assert "rollout_buffer" in inspect.getsource(kind.train)
@@ -39,14 +39,14 @@ def test_rollout_buffer(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", [PPO, TRPO, MaskablePPO, RecurrentPPO])
 def test_batch_size(kind: Any) -> None:
-    """An epoch would no longer be one step over all that was proposed."""
+    """An epoch would no longer be one gradient step on all proposals."""
     assert made(kind).batch_size == 2
     assert "self.batch_size" in inspect.getsource(kind.train)
 
 
 @pytest.mark.parametrize("kind", [DQN, QRDQN])
 def test_replay_buffer_and_exploration(kind: Any) -> None:
-    """Q-learning would train on an empty buffer, and not explore less as the budget is spent."""
+    """Q-learning would train on an empty buffer, and would not explore less as the budget is spent."""
     model = made(kind)
     assert "self.replay_buffer" in inspect.getsource(kind.train)
     assert model.exploration_schedule(1.0) > model.exploration_schedule(0.0)
@@ -54,31 +54,31 @@ def test_replay_buffer_and_exploration(kind: Any) -> None:
 
 @pytest.mark.parametrize(("kind", "net"), [(DQN, "q_net"), (QRDQN, "quantile_net")])
 def test_networks_of_values(kind: Any, net: str) -> None:
-    """Choices could not be compared by what they are expected to earn."""
+    """Choices could not be compared by their expected rewards."""
     assert callable(getattr(made(kind), net))
 
 
 def test_returns_over_several_steps() -> None:
-    """Values would be learnt from other values instead of from what a candidate earned."""
+    """Values would be learnt from other values instead of from the rewards of candidates."""
     assert {"n_steps", "gamma"} <= inspect.signature(NStepReplayBuffer).parameters.keys()
 
 
 def test_masks_of_the_policy() -> None:
-    """Masked PPO would propose what is known or not allowed."""
+    """Masked PPO would propose points that are known or not allowed."""
     policy = made(MaskablePPO).policy
     assert "action_masks" in inspect.signature(policy.forward).parameters
     assert "action_masks" in inspect.signature(policy.evaluate_actions).parameters
 
 
 def test_states_of_the_recurrent_policy() -> None:
-    """Recurrent PPO could not choose step by step, nor be trained on it."""
+    """Recurrent PPO could not choose step by step, nor train on these choices."""
     policy = made(RecurrentPPO).policy
     assert len(policy.lstm_hidden_state_shape) == 3
     assert [*inspect.signature(policy.get_distribution).parameters] == ["obs", "lstm_states", "episode_starts"]
 
 
 def test_new_episodes_of_a_training() -> None:
-    """Searches of a training would go on from one update to the next instead of beginning anew."""
+    """Training searches would continue from one update to the next instead of restarting."""
     assert "self._last_obs is None" in inspect.getsource(BaseAlgorithm._setup_learn)
 
 

@@ -32,7 +32,7 @@ def test_what_is_not_searched_is_the_teachers(
     family: str, teacher: str, make_workload: Callable[..., Workload]
 ) -> None:
     theirs = make_workload(teacher).teacher
-    # An epsilon that is no family's default.
+    # No family uses this epsilon by default.
     student, architecture = plain_kd.tiny_student(family), replace(theirs.architecture, layer_norm_eps=3e-4)
     config = student_pretrained_config(student, architecture, special_tokens(theirs))
     assert config.model_type == family
@@ -78,7 +78,7 @@ def test_a_saved_student_loads_and_runs_the_same(
     with torch.no_grad():
         expected, _ = plain_kd.padded_forward(model, workload, samples)
         actual, _ = plain_kd.padded_forward(loaded, workload, samples)
-        # As long as the teacher takes.
+        # The longest input that the teacher accepts.
         ids = torch.full((1, theirs.architecture.max_length), workload.vocabulary[0])
         assert torch.equal(loaded(ids).last_hidden_state, model(ids).last_hidden_state)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected, strict=True))

@@ -66,7 +66,7 @@ def test_a_student_of_a_smaller_vocabulary_is_written_with_its_tokens(
     save_student(tmp_path / "cut", model, tokenizer, "card", lineage, kept=retokenised.kept)
     written, own = load_student(tmp_path / "cut"), AutoTokenizer.from_pretrained(tmp_path / "cut")
     assert torch.equal(written.embeddings.word_embeddings.weight, words[retokenised.kept])
-    # The tokenizer reads a text as the student was trained on it.
+    # The saved tokenizer splits a text into the same tokens as in training.
     text, corpus = tiny_teachers.sentences()[0], workload.corpus
     whole = tokenizer(text)["input_ids"]
     index = next(

@@ -47,7 +47,7 @@ def corpus(teacher: Teacher, tiny_corpus_file: Path) -> Corpus:
 
 
 class Progress:
-    """Records what a build reports; its length tells whether anything was computed."""
+    """Records the progress reports of a build; without any, nothing was computed."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, int]] = []
@@ -57,7 +57,7 @@ class Progress:
 
 
 def plain_states(folder: Path, texts: Sequence[tuple[str, ...]]) -> list[list[np.ndarray[Any, Any]]]:
-    """The reference: every text alone through transformers' own padded forward; ``[sample][layer]``."""
+    """Return reference states from transformers' own padded forward pass, indexed ``[sample][layer]``."""
     from transformers import AutoModel, AutoTokenizer
 
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
@@ -75,7 +75,7 @@ def plain_states(folder: Path, texts: Sequence[tuple[str, ...]]) -> list[list[np
     return [[layer[row][real[row]].numpy() for layer in layers] for row in range(len(texts))]
 
 
-# --- what is cached ---
+# --- cached states ---
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -181,7 +181,7 @@ def test_neither_building_nor_opening_holds_the_file_in_memory(
         tracemalloc.stop()
 
 
-# --- found again ---
+# --- reuse of a cache ---
 
 
 def test_a_cache_is_computed_once(teacher: Teacher, corpus: Corpus, tmp_path: Path) -> None:
@@ -432,7 +432,7 @@ def test_a_build_in_progress_is_not_swept(teacher: Teacher, corpus: Corpus, tmp_
     assert sorted(path.name for path in cache.directory.iterdir()) == FILES
 
 
-# --- limits of the disk ---
+# --- disk limits ---
 
 
 @contextmanager
@@ -560,7 +560,7 @@ def test_global_random_state_is_left_alone(teacher: Teacher, corpus: Corpus, tmp
     assert before == after
 
 
-# --- embedded default ---
+# --- demo teacher ---
 
 
 @pytest.mark.slow

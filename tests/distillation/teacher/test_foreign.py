@@ -1,4 +1,4 @@
-"""Teachers of any type: each is proven by the conformance suite, on a tiny one of random weights."""
+"""Teachers of any type: the conformance suite checks a tiny model of each type, with random weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REFUSED = {
 
 
 class TinyFolders(dict[str, Path]):
-    """Folders of tiny encoders by type, each made when it is asked for."""
+    """Folders of tiny encoders by type, each created on first access."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFolders:
 
 @pytest.fixture(scope="module")
 def loaded() -> Callable[[Path], Teacher]:
-    """Load teachers, each once."""
+    """Return a function that loads each teacher once."""
     return cache(load_teacher)
 
 
@@ -131,7 +131,7 @@ def test_every_plain_type_is_among_them() -> None:
     assert set(PLAIN_TYPES) <= set(TINY_ENCODERS)
 
 
-# --- checkpoints as they are found ---
+# --- other kinds of checkpoints ---
 
 
 @pytest.mark.parametrize("kind", ["modernbert", "mpnet", "deberta-v2", "roformer", "xlm-roberta-xl", "nomic_bert"])
@@ -204,7 +204,7 @@ def check_last_states(teacher: Teacher, model: Any) -> None:
     torch.testing.assert_close(teacher.hidden_states(ids)[-1], expected)
 
 
-# --- what a student starts from ---
+# --- initial embeddings of a student ---
 
 
 def test_a_student_starts_from_the_means_of_states_and_learns_positions(tiny: TinyFolders, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Types of teachers that are another type under another name: what is exact for that one is exact for them."""
+"""Teacher types that differ from another type only in name, and give the same students."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 
 RELATIVES = {"camembert": "xlm-roberta", "data2vec-text": "roberta", "ernie": "bert"}
-"""Types, and what each is but for its name."""
+"""Types, each with the type that it equals except for its name."""
 
 
 @pytest.mark.parametrize("kind", RELATIVES)
@@ -38,7 +38,7 @@ def test_states_are_those_of_the_model(kind: str, head: bool, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("kind", "relative"), RELATIVES.items())
 def test_students_are_those_of_the_relative(kind: str, relative: str, tiny_corpus_file: Path, tmp_path: Path) -> None:
-    """The random weights are the same, too."""
+    """Both types get the same random weights, so their losses must be equal."""
     losses = []
     for name in (kind, relative):
         evaluator = MiniKDEvaluator(

@@ -27,7 +27,7 @@ PAIR = (["the actor barely holds us all .", "her script"], ["every scene surpris
 
 @pytest.fixture
 def bert_copy(tiny_teacher_dirs: dict[str, Path], tmp_path: Path) -> Path:
-    """A teacher folder that a test may spoil."""
+    """A copy of a teacher folder that a test may change."""
     return Path(shutil.copytree(tiny_teacher_dirs["bert"], tmp_path / "teacher"))
 
 
@@ -46,7 +46,7 @@ def encode(teacher: Teacher) -> dict[str, torch.Tensor]:
     return dict(teacher.tokenizer(*PAIR, padding=True, return_tensors="pt"))
 
 
-# --- what a teacher is ---
+# --- loaded teachers ---
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -419,7 +419,7 @@ def test_devices_that_are_not_there(device: str, tiny_teacher_dirs: dict[str, Pa
         load_teacher(tiny_teacher_dirs["bert"], device=device)
 
 
-# --- embedded default ---
+# --- demo teacher ---
 
 
 def test_demo_teacher() -> None:

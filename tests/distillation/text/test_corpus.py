@@ -186,7 +186,7 @@ def test_texts_to_leave_out_are_counted_whatever_their_case(tmp_path: Path, toke
 
 
 def test_pairs_to_leave_out(tmp_path: Path, tokenizer: Any) -> None:
-    """Of pairs of columns both texts have to be among them; of pairs of rows one is enough."""
+    """A pair of columns is left out if both texts are in ``without``; a pair of rows, if either text is."""
     rows = [{"first": one, "second": two} for one, two in itertools.pairwise(TEXTS)]
     path = write_jsonl(tmp_path / "pairs.jsonl", rows)
     without = [TEXTS[3].lower(), TEXTS[4].lower()]
@@ -250,7 +250,7 @@ def test_texts_of_unknown_words_are_no_duplicates(tmp_path: Path, tokenizer: Any
 
 
 def test_the_length_that_leaves_texts_whole_is_found_though_they_are_cut(tmp_path: Path, tokenizer: Any) -> None:
-    told_apart = [{"text": f"{chr(0x4E00 + place)} {text}"} for place, text in enumerate(TEXTS)]  # however they are cut
+    told_apart = [{"text": f"{chr(0x4E00 + place)} {text}"} for place, text in enumerate(TEXTS)]  # distinct if cut
     path = write_jsonl(tmp_path / "c.jsonl", told_apart)
     report = load_corpus(path, tokenizer, max_length=6).report
     assert report.whole_length is not None
@@ -530,7 +530,7 @@ def test_a_slow_tokenizer_is_refused(tmp_path: Path) -> None:
         load_corpus(as_jsonl(tmp_path), object())
 
 
-# --- embedded default ---
+# --- demo corpus ---
 
 
 def test_demo_is_the_training_split_of_the_task(tokenizer: Any) -> None:
@@ -598,11 +598,11 @@ def test_pairs_of_rows_of_pairs_are_refused(tmp_path: Path, tokenizer: Any) -> N
         load_corpus(path, tokenizer, pair_fraction=1.5)
 
 
-# --- input that is not trusted ---
+# --- untrusted input ---
 
 
 def test_text_that_is_no_utf8_within_a_file_is_told(tmp_path: Path, tokenizer: Any) -> None:
-    # Read as bytes without a complaint, and decoded row by row.
+    # Reading the file raises no error; each row is checked separately, so the error names the row.
     lines = [json.dumps({"text": f"row {number}"}).encode() for number in range(40)]
     lines[30] = b'{"text": "row \x98"}'
     path = tmp_path / "c.jsonl"

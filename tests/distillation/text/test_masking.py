@@ -52,7 +52,7 @@ def test_shares_are_those_of_bert(probability: float, workload: Workload) -> Non
         kept += (ordinary & (ids == corpus.input_ids)).sum()
     assert total > 40_000
     assert masked / total == pytest.approx(0.8 * probability, abs=0.01)
-    # A random token is now and then the one that was there.
+    # A random token sometimes equals the original token.
     choices = len(tokenizer) - len(tokenizer.all_special_ids)
     assert changed / total == pytest.approx(0.1 * probability * (1 - 1 / choices), abs=0.01)
     assert kept / total == pytest.approx(1 - probability + 0.1 * probability, abs=0.01)

@@ -20,7 +20,7 @@ KINDS = ("bert", "roberta", "xlm-roberta", "albert")
 
 
 def few(workload: Workload) -> np.ndarray[Any, Any]:
-    """The least vocabulary and some words: most words are spelled anew."""
+    """Return the smallest vocabulary plus up to ten tokens, which splits most words differently."""
     tokenizer, corpus = workload.teacher.tokenizer, workload.corpus
     counts = np.bincount(corpus.input_ids, minlength=len(tokenizer)).astype(np.int64)
     least = choose_tokens(tokenizer, np.zeros_like(counts))
@@ -77,7 +77,7 @@ def test_each_original_token_has_the_own_token_that_ends_where_it_does(
     for mine, token in zip(tokenizer.convert_ids_to_tokens(own), tokenizer.convert_ids_to_tokens(theirs), strict=True):
         end = mine.removeprefix("##").lstrip("\u2581\u0120")
         assert token.endswith(end) or mine.removeprefix("##").find(token.removeprefix("##")) >= 0, (mine, token)
-    # Places increase within a sample, and the last token is the last.
+    # Places never decrease within a sample, and the last tokens are aligned.
     for index in range(0, len(every), 7):
         places = new.rows(every[index : index + 1])
         assert (np.diff(places) >= 0).all()

@@ -1,4 +1,4 @@
-"""Opening sources, whole and streamed: the file that is named, the split that is asked for, and nothing in silence."""
+"""Opening sources, whole and streamed: exact paths, requested splits, and messages about ignored files."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_splits_of_a_folder(tmp_path: Path) -> None:
             read(tmp_path / "test.txt", split="dev")
 
 
-# --- what goes unread ---
+# --- ignored files and refused options ---
 
 
 @BOTH

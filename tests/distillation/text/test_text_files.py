@@ -1,4 +1,4 @@
-"""Reading text files: what a row is, which columns there are, and what is wrong with a file."""
+"""Reading text files: rows, columns and errors."""
 
 from __future__ import annotations
 

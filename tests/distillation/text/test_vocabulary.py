@@ -84,7 +84,7 @@ def test_frequent_tokens_come_first(tokenizers: dict[str, Any], family: str) -> 
     everything = choose_tokens(tokenizer, counts)
     kept = choose_tokens(tokenizer, counts, len(everything) - 5)
     left_out = np.setdiff1d(everything, kept)
-    assert 0 < len(left_out) <= 10  # what is merged from other tokens takes room for these, too
+    assert 0 < len(left_out) <= 10  # a merged token also needs room for its parts, so more than 5 may be left out
     assert counts[left_out].max() <= np.median(counts[counts > 0])
 
 

@@ -52,7 +52,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def whole(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> FullKDResult:
-    """A training of ``LONG`` that nothing interrupts."""
+    """An uninterrupted training with the settings ``LONG``."""
     return run(start(workload), tmp_path_factory.mktemp("whole"))
 
 
@@ -155,7 +155,7 @@ def test_equal_calls_give_equal_students_and_leave_global_random_states_alone(
 def test_parts_of_a_batch_do_what_the_whole_does(workload: Workload, whole: FullKDResult, tmp_path: Path) -> None:
     parts = run(start(workload), tmp_path / "parts", replace(LONG, accumulation=2))
     assert [point["step"] for point in whole.curve] == [point["step"] for point in parts.curve]
-    # A batch of unequal sentences is averaged over tokens, its parts over parts.
+    # A whole batch averages the loss over tokens; its parts have equal weight, whatever their lengths.
     assert losses(parts)[-1] == pytest.approx(losses(whole)[-1], rel=0.05)
 
 
@@ -212,7 +212,7 @@ def test_a_half_written_checkpoint_is_left_out(workload: Workload, whole: FullKD
 
 
 class Harm:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when unpickled."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -251,7 +251,7 @@ def test_a_folder_that_is_called_like_a_checkpoint_is_none(tmp_path: Path) -> No
 
 
 def train_long(teacher_folder: Path, corpus_file: Path, cache: Path, folder: Path) -> None:
-    """Train a student, and tell of every step; the work of a process that is killed."""
+    """Train a student and print each step; runs in a process that the test kills."""
     torch.set_num_threads(1)
     teacher = load_teacher(teacher_folder)
     workload = plain_kd.workload_of(teacher, load_corpus(corpus_file, teacher.tokenizer), cache)
@@ -271,7 +271,7 @@ def test_a_killed_training_goes_on_to_the_same_student(
     assert (whole.read(), whole.returncode)[1] == 0
     for _ in range(2):
         process = training("parts")
-        # Wait for some steps, then kill at any moment: in a step, an evaluation, or a checkpoint.
+        # Wait for some steps, then kill at a random moment: in a step, an evaluation or a checkpoint.
         for _ in range(moments.randint(1, 15)):
             process.stdout.readline()
         time.sleep(moments.uniform(0, 0.05))
@@ -283,7 +283,7 @@ def test_a_killed_training_goes_on_to_the_same_student(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-# --- what goes wrong ---
+# --- errors ---
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_the_last_checkpoint(

@@ -24,7 +24,7 @@ METHODS = ("pca", "token_means")
 
 
 def summed(basis: EmbeddingBasis, workload: Workload) -> torch.Tensor:
-    """The sum of word, position and segment of every training token, ``(tokens, coordinates)``."""
+    """Return the sum of the word, position and segment rows for each training token, ``(tokens, coordinates)``."""
     corpus = workload.corpus
     parts = []
     for sample in workload.train:
@@ -38,7 +38,7 @@ def summed(basis: EmbeddingBasis, workload: Workload) -> torch.Tensor:
 
 
 def teacher_tables(workload: Workload) -> EmbeddingBasis:
-    """The teacher's own tables, as transformers has them."""
+    """Return the teacher's embedding tables, read from the transformers model."""
     embeddings: Any = workload.teacher.model.embeddings
     teacher = workload.teacher.architecture
     position = embeddings.position_embeddings.weight
@@ -53,7 +53,7 @@ def teacher_tables(workload: Workload) -> EmbeddingBasis:
 
 
 def started(student: StudentConfig, workload: Workload, method: str) -> PackedEncoder:
-    """A student with its embeddings in place."""
+    """Build a student and initialise its embeddings."""
     architecture = workload.teacher.architecture
     model = build_student(student, architecture, seed=0)
     if method != "random":
@@ -63,7 +63,7 @@ def started(student: StudentConfig, workload: Workload, method: str) -> PackedEn
 
 
 def unexplained(encoder: PackedEncoder, workload: Workload) -> float:
-    """How much of all the teacher's layers does not follow linearly from the student's embeddings, in training."""
+    """Return the share of all teacher layers that linear maps of the embeddings do not explain, on training tokens."""
     error = spread = 0.0
     (batch,) = workload.batches([workload.train])
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_principal_components_turn_the_tables_and_lose_nothing(
         basis.position.shape == tables.position.shape == (workload.teacher.architecture.max_length, basis.word.shape[1])
     )
     assert basis.segment.shape == tables.segment.shape
-    # Whatever is used together is added up, so the distances between all such sums are what counts.
+    # Models use only the sum of word, position and segment, so the distances between sums are compared.
     ours, theirs = summed(basis, workload), summed(tables, workload)
     torch.testing.assert_close(torch.cdist(ours, ours), torch.cdist(theirs, theirs), atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(
@@ -162,7 +162,7 @@ def test_tokens_that_do_not_occur_are_placed_among_the_others(
     sizes = basis.word.norm(dim=1)
     assert float(sizes[others].median()) > 0.2 * float(sizes[trained].median())
     assert float(sizes[others].max()) < 5 * float(sizes[trained].max())
-    # They are the teacher's embeddings in other coordinates: as different from one another as there.
+    # These are the teacher's embeddings in other coordinates, so different embeddings remain different.
     teacher = teacher_tables(workload).word[others]
     far = torch.pdist(teacher) > 1e-3
     assert torch.all(torch.pdist(basis.word[others])[far] > 0)
@@ -174,7 +174,7 @@ def spans(workload: Workload) -> list[tuple[int, int]]:
 
 
 def test_a_frequent_token_stands_where_its_states_are(workload: Workload) -> None:
-    """Its shift is n / (n + 2) of the way, so that little is left of it to go."""
+    """After n occurrences, an embedding moves n / (n + 2) of the way to the mean of its states."""
     basis = embedding_basis(workload, "token_means")
     encoder_states = summed(basis, workload)
     ids = torch.from_numpy(
@@ -201,7 +201,7 @@ def test_a_student_keeps_the_first_coordinates(
     workload = make_workload(teacher)
     architecture = workload.teacher.architecture
     basis = embedding_basis(workload, method)
-    # Narrower than every basis, and wider than those of factorised teachers.
+    # 12 is narrower than every basis; 24 is wider than the basis of a teacher with factorised embeddings.
     for width in (12, 24):
         student = plain_kd.tiny_student(family, hidden_size=width)
         model = build_student(student, architecture, seed=0).requires_grad_(False)

@@ -14,19 +14,19 @@ depths = st.integers(1, 48).flatmap(lambda teacher: st.tuples(st.integers(1, tea
 @pytest.mark.parametrize(
     ("mapping", "student", "teacher", "expected"),
     [
-        # The example of the documentation.
+        # The example in the documentation.
         ("uniform", 3, 6, {1: (2,), 2: (4,), 3: (6,)}),
         ("skip", 3, 6, {1: (1,), 2: (3,), 3: (5,)}),
         ("last", 3, 6, {1: (4,), 2: (5,), 3: (6,)}),
         ("uniform+last", 3, 6, {1: (2, 4), 2: (4, 5), 3: (6, 6)}),
         ("tinybert", 3, 6, {0: (0,), 1: (2,), 2: (4,), 3: (6,)}),
-        # Depths that divide those of a base model.
+        # Depths that divide 12, the depth of a base model.
         ("uniform", 4, 12, {1: (3,), 2: (6,), 3: (9,), 4: (12,)}),
         ("skip", 4, 12, {1: (1,), 2: (4,), 3: (7,), 4: (10,)}),
         ("last", 4, 12, {1: (9,), 2: (10,), 3: (11,), 4: (12,)}),
         ("uniform+last", 3, 12, {1: (4, 10), 2: (8, 11), 3: (12, 12)}),
         ("tinybert", 4, 12, {0: (0,), 1: (3,), 2: (6,), 3: (9,), 4: (12,)}),
-        # And depths that do not.
+        # Other depths.
         ("uniform", 5, 12, {1: (2,), 2: (4,), 3: (7,), 4: (9,), 5: (12,)}),
         ("skip", 5, 12, {1: (1,), 2: (3,), 3: (5,), 4: (8,), 5: (10,)}),
         ("uniform+last", 5, 12, {1: (2, 8), 2: (4, 9), 3: (7, 10), 4: (9, 11), 5: (12, 12)}),

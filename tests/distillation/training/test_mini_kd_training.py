@@ -30,7 +30,7 @@ from kdnas_env.distillation.training.workload import Workload
 from kdnas_env.errors import KDNASError, SpaceError
 
 GENTLE = Recipe(learning_rate=4e-4)
-"""The default, with a learning rate for a student far narrower than those it was made for."""
+"""The default recipe, with a learning rate for much narrower students than it was tuned for."""
 
 
 def curves(results: list[EpochResult]) -> list[tuple[float, ...]]:
@@ -42,7 +42,7 @@ def weights(kd: MiniKD) -> dict[str, torch.Tensor]:
 
 
 def direct(kd: MiniKD, samples: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """Mean loss and unexplained share of some samples, sentence by sentence."""
+    """Return the mean loss and unexplained share of some samples, computed one sentence at a time."""
     error = reference = 0.0
     count = 0
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_a_static_student_explains_the_last_layer_by_the_tokens(size: int, mappi
 def test_losses_of_a_smaller_vocabulary_are_of_the_teachers_tokens(workload: Workload) -> None:
     whole = MiniKD(workload, plain_kd.tiny_student(), GENTLE, Fidelity(1))
     results = list(whole.epochs())
-    # Tokens that are kept are read as before: with all of them nothing changes, bit for bit.
+    # A vocabulary with all of the teacher's tokens gives bit-identical results.
     everything = workload.in_tokens(np.arange(workload.teacher.architecture.vocab_size))
     assert curves(list(MiniKD(everything, plain_kd.tiny_student(), GENTLE, Fidelity(1)).epochs())) == curves(results)
     size = workload.teacher.architecture.vocab_size - 15
@@ -130,7 +130,7 @@ def test_losses_are_those_of_a_direct_measurement(name: str, shared: bool, fract
     assert len(kd.train) == round(fraction * len(workload.train))
     for result in kd.epochs():
         assert (result.heldout.loss, result.heldout.unexplained) == pytest.approx(direct(kd, kd.heldout), rel=1e-4)
-        # A loss that is not solved in closed form is the mean over the steps of the epoch, but before the first.
+        # Without a closed form, the training loss of each epoch after epoch 0 is the mean over its steps.
         if kd.objective.solved or result.epoch == 0:
             assert (result.train.loss, result.train.unexplained) == pytest.approx(direct(kd, kd.train), rel=1e-3)
 
@@ -179,7 +179,7 @@ def test_default_beats_the_original_recipe_in_equal_epochs(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_trains_like_a_plain_loop(family: str, workload: Workload) -> None:
-    """The same as with transformers' padded model, its whole vocabulary and everything in one batch."""
+    """Compare with transformers' padded model, with the whole vocabulary and one batch per epoch."""
     recipe = replace(
         RECIPES["seed"],
         dropout=0.0,
@@ -210,13 +210,13 @@ def test_it_trains_like_a_plain_loop(family: str, workload: Workload) -> None:
         torch.nn.utils.clip_grad_norm_([*decayed, *others], 0.5)
         optimiser.step()
     for name, parameter in weights(kd).items():
-        # Attention does not depend on the bias of its keys, so that is moved by rounding errors alone.
+        # Attention does not depend on the key bias, so only rounding errors change that bias.
         if not name.endswith("key.bias"):
             torch.testing.assert_close(parameter, named[name].detach(), atol=2e-5, rtol=1e-3, msg=name)
 
 
 def test_steps_are_clipped_and_scaled_by_width(workload: Workload) -> None:
-    """A first step of AdamW is as large as the learning rate."""
+    """The first step of AdamW changes each weight by about the learning rate."""
     for width, scaling, expected in ((24, False, 1e-3), (24, True, 8e-3), (48, True, 4e-3)):
         recipe = replace(
             RECIPES["seed"], width_scaling=scaling, batch_size=100, weight_decay=0.0, warmup_fraction=0.0, dropout=0.0

@@ -25,7 +25,7 @@ Gradients = dict[str, torch.Tensor]
 
 
 def student_of(workload: Workload, family: str, **changes: Any) -> Any:
-    """A student with no parameter at its usual start, without dropout."""
+    """Build a student whose parameters all differ from their initial values, without dropout."""
     model = build_student(plain_kd.tiny_student(family, **changes), workload.teacher.architecture, seed=0).eval()
     plain_kd.shake(model)
     return model
@@ -57,7 +57,7 @@ def hidden_states(
 
 
 def chosen(workload: Workload, equal: bool) -> np.ndarray[Any, Any]:
-    """Training samples of one length, or of many in no order."""
+    """Choose training samples: either of equal length, or unsorted and of different lengths."""
     lengths = workload.corpus.lengths[workload.train]
     samples = workload.train[lengths == np.bincount(lengths).argmax()][:5] if equal else workload.train[[9, 0, 4, 21]]
     assert (len(set(workload.corpus.lengths[samples])) == 1) == equal
@@ -153,7 +153,7 @@ def test_relations_equal_the_plain_loss_and_gradients(
 
 
 def last_maps(model: Any) -> tuple[Any, Any, Any]:
-    """Query, key and value of the last layer, under the names that transformers gives them."""
+    """Return the query, key and value maps of the last layer, by their names in transformers."""
     kind = model.config.model_type
     if kind == "distilbert":
         attention = model.transformer.layer[-1].attention

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def samples_of(corpus: Corpus, equal: bool) -> np.ndarray[Any, Any]:
-    """Some samples of one length, or of many in no order."""
+    """Choose samples: either of equal length, or unsorted and of different lengths."""
     lengths = corpus.lengths
     samples = np.flatnonzero(lengths == np.bincount(lengths).argmax())[:6] if equal else np.array([40, 3, 170, 8, 99])
     assert (len(set(lengths[samples])) == 1) == equal
@@ -30,7 +30,7 @@ def samples_of(corpus: Corpus, equal: bool) -> np.ndarray[Any, Any]:
 
 
 def shaken_student(workload: Workload, family: str, **changes: Any) -> tuple[Any, int]:
-    """A student with no parameter at its usual start, and its position offset."""
+    """Build a student whose parameters all differ from their initial values; also return its position offset."""
     student = plain_kd.tiny_student(family, **changes)
     model = build_student(student, workload.teacher.architecture, seed=0).eval()
     plain_kd.shake(model)
@@ -175,7 +175,7 @@ def test_attention_with_dropout_is_the_same_attention(family: str, equal: bool, 
     model, offset = shaken_student(workload, family)
     batch = pack_samples(workload.corpus, samples_of(workload.corpus, equal), device=CPU)
     encoder = PackedEncoder(model, position_offset=offset)
-    # So small a probability drops nothing, but takes the path that can.
+    # A probability this small drops nothing, but still runs the code for dropout.
     for ours, theirs in zip(encoder(batch, Dropout(1e-12, torch.Generator())), encoder(batch), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
@@ -184,7 +184,7 @@ def test_dropped_attention_is_right_on_average(workload: Workload) -> None:
     model, offset = shaken_student(workload, "bert")
     encoder = PackedEncoder(model, position_offset=offset)
     batch = pack_samples(workload.corpus, samples_of(workload.corpus, equal=False), device=CPU)
-    # Without its norm, this half of a layer is linear in all that is dropped.
+    # Without its LayerNorm, the attention block is linear in everything to which dropout applies.
     no_norm: Any = torch.nn.Identity()
     layer = replace(encoder.layers[0], attention_norm=no_norm)
     states = encoder.embed(batch).detach()

@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 
 def problem(tokens: int = 500, inputs: int = 8, targets: int = 5, noise: float = 0.3, seed: int = 0) -> tuple[Any, Any]:
-    """Inputs of very different variance about a mean that is not 0, and targets that mostly follow from them."""
+    """Return inputs with different variances and nonzero means, and targets that are nearly linear in them."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(tokens, inputs)) * rng.uniform(0.2, 3, inputs) + rng.normal(size=inputs)
     y = x @ rng.normal(size=(inputs, targets)) + noise * rng.normal(size=(tokens, targets)) + 2.0
@@ -32,7 +32,7 @@ def solve(x: Any, y: Any, ridge: float | Literal["gcv"], chunks: int = 4) -> Lin
 
 
 def residual(fit: LinearFit, x: Any, y: Any) -> float:
-    """The squared error that the fitted map really has, in float64."""
+    """Return the actual squared error of the fitted map, in float64."""
     predicted = x.astype(np.float64) @ fit.weight.numpy() + fit.bias.numpy()
     return float(((predicted - y.astype(np.float64)) ** 2).sum())
 
@@ -105,7 +105,7 @@ def test_bad_conditioning_costs_next_to_nothing(case: str, chunks: int) -> None:
     best = solve(x, y, 0.0).squared_error
     bad = badly_conditioned(x)[case].astype(np.float32)
     fit = solve(bad, y, 0.0, chunks)
-    # The best map explains some 99 %; rounding may cost a little of the rest, and nothing more.
+    # The best map leaves less than 2 % unexplained; rounding may add at most 1 %.
     assert best < 0.02 * spread(y)
     assert residual(fit, bad, y) < best + 0.01 * spread(y)
     assert fit.squared_error == pytest.approx(residual(fit, bad, y), abs=1e-3 * spread(y))
@@ -137,7 +137,7 @@ def test_inputs_that_say_nothing_predict_the_mean(value: float) -> None:
 @pytest.mark.parametrize("ridge", [0.0, 1e-4])
 @pytest.mark.parametrize("largest", [1, 0.1, 0.01])
 def test_inputs_that_hardly_differ_do_not_seem_to_explain_more(largest: float, ridge: float) -> None:
-    """The states of a student that has collapsed: nearly one state for all tokens, in directions of all sizes."""
+    """The states of a collapsed student: nearly equal for all tokens, with variances of very different sizes."""
     for seed in range(5):
         rng = np.random.default_rng(seed)
         directions = np.linalg.qr(rng.normal(size=(32, 32)))[0] * np.geomspace(largest, 1e-5, 32)
@@ -191,7 +191,7 @@ def test_moments_about_the_means() -> None:
     np.testing.assert_allclose(moments.means()[1], y.mean(0, dtype=np.float64), rtol=1e-5)
 
 
-# --- the module ---
+# --- the projection module ---
 
 
 def test_pairs_share_one_map_or_have_one_each() -> None:

@@ -1,4 +1,4 @@
-"""A training that was stopped says after which step it goes on."""
+"""A stopped training reports the step after which it resumes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def test_it_is_told_after_which_step_a_training_goes_on(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / STATE).write_text(json.dumps({"global_step": step, "max_steps": 135}))
     report_resumption(tmp_path, log)
-    (tmp_path / "checkpoint-105" / STATE).write_text('{"global_step": 1')  # as a killed process left it
+    (tmp_path / "checkpoint-105" / STATE).write_text('{"global_step": 1')  # half-written by a killed process
     report_resumption(tmp_path, log, "labels")
     assert log.said == ["resuming after step 105 of 135", "resuming after step 70 of 135 (labels)"]

@@ -30,7 +30,7 @@ ONE_WIDTH = ("bert", "roberta", "xlm-roberta", "distilbert")
 
 
 def own_coordinates(workload: Workload) -> EmbeddingBasis:
-    """The teacher's embeddings as they are: a student as wide has the very embeddings of its teacher."""
+    """Return the teacher's embeddings unchanged: a student of the same width gets exactly these."""
     tables, teacher = embedding_tables(workload.teacher.model), workload.teacher.architecture
     word = tables.word.weight
     segment = torch.zeros(1, word.shape[1]) if tables.segment is None else tables.segment.weight
@@ -48,7 +48,7 @@ def sliced(student: StudentConfig, workload: Workload, basis: EmbeddingBasis | N
 
 
 def unexplained(encoder: PackedEncoder, workload: Workload, layers: dict[int, int]) -> float:
-    """How much of the teacher's layers does not follow linearly from those of the student, on held-out tokens."""
+    """Return the share of teacher layers that linear maps of student layers do not explain, on held-out tokens."""
     (train,), (heldout,) = workload.batches([workload.train]), workload.batches([workload.heldout])
     error = spread = 0.0
     with torch.no_grad():
@@ -64,7 +64,7 @@ def unexplained(encoder: PackedEncoder, workload: Workload, layers: dict[int, in
 
 
 def changed(workload: Workload, change: Callable[[Any], None], directory: Path) -> Workload:
-    """The same with a teacher whose layers were changed."""
+    """Return the workload with a teacher whose layers are changed."""
     model: Any = copy.deepcopy(workload.teacher.model)
     with torch.no_grad():
         for layer in encoder_layers(model):
@@ -80,7 +80,7 @@ def test_layers_fill_what_factorised_embeddings_leave_empty(make_workload: Calla
     (batch,) = workload.batches([workload.train])
     with torch.no_grad():
         first, second, *_ = encoder(batch.packed)
-    assert torch.linalg.matrix_rank(first - first.mean(0)) == 8 - 1  # the norm of the embeddings takes one
+    assert torch.linalg.matrix_rank(first - first.mean(0)) == 8 - 1  # LayerNorm of the embeddings removes one dimension
     assert torch.linalg.matrix_rank(second - second.mean(0)) > 16
     random = build_student(replace(whole, embedding_size=8), workload.teacher.architecture, seed=0)
     copy_embeddings(random, whole, workload, embedding_basis(workload, "token_means"))
@@ -123,7 +123,7 @@ def test_heads_that_write_nothing_are_left_out(
 
     workload = changed(make_workload("bert", pairs), silence, tmp_path)
     student = replace(workload.teacher.architecture.as_student(), num_attention_heads=2)
-    # Without a head that writes something, it is not the same.
+    # A student with one head loses a head that has output, so it differs from the teacher.
     enough, fewer = (
         unexplained(sliced(kept, workload, own_coordinates(workload)), workload, {1: 1, 2: 2, 3: 3})
         for kept in (student, replace(student, num_attention_heads=1))
@@ -167,7 +167,7 @@ def test_it_beats_random_layers(teacher: str, width: int, make_workload: Callabl
 SHAPES = ((3, 4, 32, 64), (2, 2, 24, 40), (3, 8, 16, 16), (1, 1, 40, 128), (2, 4, 32, 200))
 
 
-# Every family of students has every shape.
+# Each student family is tested with every shape.
 @pytest.mark.parametrize(
     ("family", "teacher", "shape"),
     [(*families, SHAPES[n % 5]) for n, families in enumerate(product(FAMILIES, tiny_teachers.FAMILIES))],
@@ -237,7 +237,7 @@ def test_few_samples_are_enough_to_run(workload: Workload) -> None:
 
 
 def without_positions(kind: str, folder: Path) -> Path:
-    """A tiny encoder whose attention sees no positions, as a student without any."""
+    """Save a tiny encoder that uses no positions, because the student in the test has none."""
     from transformers import AutoModel
 
     changes = {"relative_attention": False, "position_biased_input": False} if kind == "deberta-v2" else {}
@@ -245,14 +245,14 @@ def without_positions(kind: str, folder: Path) -> Path:
     model: Any = AutoModel.from_pretrained(folder)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            # Without queries, RoFormer's rotated keys count for nothing.
+            # RoFormer rotates queries and keys by position; with zero queries, positions have no effect.
             if "position_embeddings" in name or "attention_bias" in name or (kind == "roformer" and ".query." in name):
                 parameter.zero_()
     model.save_pretrained(folder)
     return folder
 
 
-# What RemBERT's embeddings are has no norm, which a student's have.
+# RemBERT is excluded: unlike a student's, the output of its embeddings is not normalised.
 @pytest.mark.parametrize("kind", sorted({*SLICED_TYPES} - {*PLAIN_TYPES, "rembert"}))
 def test_but_for_positions_such_a_student_becomes_its_teacher_too(
     kind: str, tiny_corpus_file: Path, tmp_path: Path
@@ -273,6 +273,6 @@ def test_but_for_positions_such_a_student_becomes_its_teacher_too(
 
 
 def embedded_words(workload: Workload) -> torch.Tensor:
-    """What the teacher's embeddings make of each token that occurs, whatever its position."""
+    """Return the output of the teacher's embeddings for each token that occurs; positions have no effect."""
     ids = torch.from_numpy(workload.vocabulary)[:, None]
     return workload.teacher.hidden_states(ids)[0][:, 0]

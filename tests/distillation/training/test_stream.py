@@ -93,7 +93,7 @@ def test_every_kind_of_source_can_be_streamed(kind: str, tmp_path: Path, tokeniz
     else:
         getattr(data, f"to_{kind}")(str(source))
     with warnings.catch_warnings():
-        # pandas' reader, which datasets streams CSV files with, leaves one open until it is collected.
+        # datasets streams CSV files with pandas, which leaves a file open until garbage collection.
         warnings.simplefilter("ignore", ResourceWarning)
         read = texts(islice(stream(source, tokenizer), 40), tokenizer)
         gc.collect()

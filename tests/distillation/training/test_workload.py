@@ -67,7 +67,7 @@ def test_batches_carry_the_teachers_states_of_their_tokens(family: str, make_wor
 
 
 def test_half_precision_states_are_read_as_float32(workload: Workload, tmp_path: Any) -> None:
-    # Two passes of the teacher are equal to the last digit only with the same number of threads.
+    # Two forward passes of the teacher are bit-identical only with the same number of threads.
     with pinned_threads(1):
         whole, half = (
             replace(workload, cache=open_cache(workload.teacher, workload.corpus, tmp_path, dtype=dtype))
@@ -84,7 +84,7 @@ def test_states_that_are_cut_short_while_they_are_read_are_told(workload: Worklo
     rows = mapped.cache.token_rows(mapped.heldout[-2:])
     mapped.states((1, 3), rows)
     os.truncate(mapped.cache.directory / "states.bin", 4096)
-    # Without a look at the length, to touch what is gone would kill the process.
+    # If the length were not checked, reading the missing part would kill the process.
     with pytest.raises(CacheError, match=r"states.bin were truncated while they were in use"):
         mapped.states((1, 3), rows)
     with pytest.raises(CacheError, match="were truncated"):

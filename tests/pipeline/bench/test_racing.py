@@ -1,4 +1,4 @@
-"""Races from Python: a record with rows for pandas and a picture."""
+"""Races from Python: results with rows for pandas and a plot."""
 
 from __future__ import annotations
 

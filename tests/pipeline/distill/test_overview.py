@@ -1,4 +1,4 @@
-"""What people are told of a task before anything is trained on it."""
+"""The overview of a task that is shown before training."""
 
 from __future__ import annotations
 

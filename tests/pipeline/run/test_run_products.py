@@ -1,4 +1,4 @@
-"""The chosen classifier and its export in a place of their own."""
+"""Copies of the chosen classifier and its export in the run folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSIFIERS = ClassifierProduct()
 
 
 def candidate(run: Path, place: int) -> Candidate:
-    """Make the folders of a candidate, whose files hold its place."""
+    """Make the folders of a candidate; each file contains the candidate's number."""
     nothing: Any = None
     config = StudentConfig(1, 2, 16, 16 * place, "gelu", "bert")
     made = Candidate(place, run / str(place), config, 1, 1.0, 1.0, 0.1, nothing, (), CLASSIFIERS.folder)

@@ -1,4 +1,4 @@
-"""Steps of a run as they are told, and the estimate of what is left."""
+"""Reported steps of a run, and the estimated time left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is to say of tables and surrogates, from Python."""
+"""Inspection of tables and surrogates from Python."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_table_is_inspected(table: Path, capfd: pytest.CaptureFixture[str]) ->
 
 
 def test_a_table_is_inspected_as_a_task(table: Path) -> None:
-    """With limits: the best is the best that keeps them, and what is told of the hardness is among those that do."""
+    """With limits, the best student and the hardness are found among the students that keep the limits."""
     whole = inspect_table(table)
     assert isinstance(whole, Inspection)
     speedup = float(np.median([1 / row["latency_ratio"] for row in whole.table()]))

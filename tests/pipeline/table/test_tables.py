@@ -1,4 +1,4 @@
-"""Tables from Python: records with rows for pandas and pictures."""
+"""Tables from Python: surrogates, verification and imports."""
 
 from __future__ import annotations
 
