@@ -54,6 +54,9 @@ _LEARNT = ("_g", "_sigma", "_Vmean", "_VSigma", "_eta_mean", "_eta_Sigma")
 _GENERATOR = "_rng"
 """Attribute of an optimizer that is not part of its state, because it is seeded for every trial."""
 
+_RECENT = "_funhist_values"
+"""Attribute of an optimizer with the values of recent generations, which are numbers by chance until it is full."""
+
 _CREATION_ATTEMPTS = 20
 _JOURNAL_START = b'{"op_code"'
 
@@ -325,7 +328,10 @@ def optimizer_to_json(value: Any) -> Any:
 
 
 def _optimizer_state(optimizer: Any) -> dict[str, Any]:
-    return {name: value for name, value in optimizer.__getstate__().items() if name != _GENERATOR}
+    state = {name: value for name, value in optimizer.__getstate__().items() if name != _GENERATOR}
+    if _RECENT in state:  # not initialised until it is full, and only then used
+        state[_RECENT] = np.nan_to_num(state[_RECENT])
+    return state
 
 
 def restore_optimizer(optimizer: Any, state: Any) -> None:

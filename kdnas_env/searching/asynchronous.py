@@ -212,13 +212,13 @@ class _Search:
 
     def _listening_agent(self, action: Action) -> EpochCallback | None:
         """Return the epoch callback of the agent for a student; None if it has none."""
-        array = np.array(action, dtype=np.int64)
-        return None if self._on_epoch is None else lambda report: self._on_epoch(array, report)
+        on_epoch = self._on_epoch
+        return None if on_epoch is None else lambda report: on_epoch(np.array(action, dtype=np.int64), report)
 
     def _after_epoch(self, report: EpochReport, listener: EpochCallback | None) -> bool:
         if self.on_epoch is not None:
             self.on_epoch(report)
-        return listener is not None and listener(report)
+        return listener is not None and bool(listener(report))
 
     def _collect(self) -> None:
         """Wait for finished students, and store their evaluations before anything else."""

@@ -108,7 +108,7 @@ FAST = [name for name in kdnas_env.agent_names() if not name.startswith("lstm-")
 
 
 @pytest.mark.parametrize("agent", FAST)
-def test_every_agent_searches_it(agent: str, table_file: str) -> None:
+def test_fast_agents_search_it(agent: str, table_file: str) -> None:
     search = run_search(AgentSpec.parse(agent), Task.parse(table_file), 0, Budget(12))
     assert (search.error, len(search)) == ("", 12)
     truth = Truth.of(Task.parse(table_file))

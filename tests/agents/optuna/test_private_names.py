@@ -119,6 +119,7 @@ def test_generator_of_an_optimiser(name: str) -> None:
     optimiser = OPTIMISERS[name](pytest.importorskip("cmaes"))
     assert isinstance(optimiser._rng, np.random.RandomState)
     assert "_rng" not in json.dumps(optimizer_to_json(optimiser))
+    assert "_funhist_values" in json.dumps(optimizer_to_json(optimiser))
 
 
 @pytest.mark.parametrize("name", ["_g", "_sigma", "_Vmean", "_VSigma", "_eta_mean", "_eta_Sigma"])

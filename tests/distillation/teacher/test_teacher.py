@@ -219,7 +219,6 @@ def test_fingerprint_tells_weights_and_architecture(tiny_teacher_dirs: dict[str,
     assert load_teacher(bert_copy).fingerprint != original.fingerprint
 
 
-@pytest.mark.slow
 def write_fingerprint(folder: Path) -> None:
     sys.stdout.write(load_teacher(folder).fingerprint)
 
