@@ -40,8 +40,12 @@ if TYPE_CHECKING:
     from kdnas_env.core.space import SearchSpace as SearchSpace
     from kdnas_env.errors import KDNASError as KDNASError
     from kdnas_env.exporting.report import ExportReport as ExportReport
+    from kdnas_env.pipeline.bench.export import export_searches as export_searches
     from kdnas_env.pipeline.bench.race import RaceResults as RaceResults
     from kdnas_env.pipeline.bench.race import race as race
+    from kdnas_env.pipeline.bench.submit import submit_searches as submit_searches
+    from kdnas_env.pipeline.bench.train import train_controller as train_controller
+    from kdnas_env.pipeline.bench.verify import verify_submission as verify_submission
     from kdnas_env.pipeline.distill import distill as distill
     from kdnas_env.pipeline.distill.result import DistillRun as DistillRun
     from kdnas_env.pipeline.export import export as export
@@ -54,6 +58,12 @@ if TYPE_CHECKING:
     from kdnas_env.pipeline.search.result import SearchRun as SearchRun
     from kdnas_env.pipeline.study import StudyRun as StudyRun
     from kdnas_env.pipeline.study import study as study
+    from kdnas_env.pipeline.table.agreement import table_agreement as table_agreement
+    from kdnas_env.pipeline.table.build import build_table as build_table
+    from kdnas_env.pipeline.table.export import export_table as export_table
+    from kdnas_env.pipeline.table.fit import fit_surrogate as fit_surrogate
+    from kdnas_env.pipeline.table.inspect import inspect_table as inspect_table
+    from kdnas_env.pipeline.table.verify import verify_table as verify_table
     from kdnas_env.pipeline.vocabulary import VocabularyCut as VocabularyCut
     from kdnas_env.pipeline.vocabulary import vocabulary as vocabulary
     from kdnas_env.pipeline.work import Interrupted as Interrupted
@@ -74,7 +84,11 @@ _PUBLIC = {
     "core.space": ("SearchSpace",),
     "errors": ("KDNASError",),
     "exporting.report": ("ExportReport",),
+    "pipeline.bench.export": ("export_searches",),
     "pipeline.bench.race": ("RaceResults", "race"),
+    "pipeline.bench.submit": ("submit_searches",),
+    "pipeline.bench.train": ("train_controller",),
+    "pipeline.bench.verify": ("verify_submission",),
     "pipeline.distill": ("distill",),
     "pipeline.distill.result": ("DistillRun",),
     "pipeline.export": ("export",),
@@ -86,6 +100,12 @@ _PUBLIC = {
     "pipeline.search.finished": ("load_run",),
     "pipeline.search.result": ("SearchRun",),
     "pipeline.study": ("StudyRun", "study"),
+    "pipeline.table.agreement": ("table_agreement",),
+    "pipeline.table.build": ("build_table",),
+    "pipeline.table.export": ("export_table",),
+    "pipeline.table.fit": ("fit_surrogate",),
+    "pipeline.table.inspect": ("inspect_table",),
+    "pipeline.table.verify": ("verify_table",),
     "pipeline.vocabulary": ("VocabularyCut", "vocabulary"),
     "pipeline.work": ("Interrupted",),
     "searching.registry": ("agent_names", "make_agent"),

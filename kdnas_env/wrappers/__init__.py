@@ -1,7 +1,7 @@
 """Gymnasium wrappers: other actions, masks, rewards, observations and infos for the same search.
 
 All wrap ``KDNASEnv`` or any environment with a one-dimensional ``MultiDiscrete`` action space that starts at 0. Wrap
-the reward first and the action last: ``SequentialChoice(ImprovementReward(env))``.
+the reward first, then the action, then the observation: ``SequentialChoice(ImprovementReward(env))``.
 """
 
 from kdnas_env.wrappers.action_masks import ActionMasks

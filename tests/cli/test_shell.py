@@ -60,10 +60,10 @@ def test_what_was_given_is_what_differs_from_the_defaults() -> None:
             "kdnas bench --agents random lstm:dropout=0.2 --seeds 3",
         ),
         (
-            call("pipeline.table.build.build_table", "t", out="b", skip_losses=True),
+            call("build_table", "t", out="b", skip_losses=True),
             "kdnas table build t --out b --skip-losses",
         ),
-        (call("pipeline.table.agreement.table_agreement", "t", budget=9), "kdnas table agreement t --budget 9"),
+        (call("table_agreement", "t", budget=9), "kdnas table agreement t --budget 9"),
     ],
 )
 def test_the_command_line_names_commands_where_python_names_calls(python: str, shell: str) -> None:

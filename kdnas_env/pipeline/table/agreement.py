@@ -104,7 +104,7 @@ def table_agreement(
     tabulated = load_table(options.table)
     folder, again = options.placed("agreement")
     scores: dict[str, dict[str, list[float]]] = {}
-    with working(None, call("pipeline.table.agreement.table_agreement", options.table, **again)):
+    with working(None, call("table_agreement", options.table, **again)):
         for name in ("table", "surrogate"):
             source = options.table
             if name == "surrogate":

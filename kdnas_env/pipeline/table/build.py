@@ -72,7 +72,7 @@ _README = """# A build of a table by `kdnas table build`
 Resume an interrupted build by the same command or call. Make the table with
 
     kdnas table export {folder} --to NAME.npz
-    kdnas_env.pipeline.table.export.export_table([{path}], "NAME.npz")  # in Python
+    kdnas_env.export_table([{path}], "NAME.npz")  # in Python
 """
 
 
@@ -245,7 +245,7 @@ def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, *
     )
     LatencySettings(runtime="analytic", **asdict(options.latency))
     folder = RunFolder.enter(options.folder, options, _README)
-    with working(folder, call("pipeline.table.build.build_table", options.name, **options.places())) as work:
+    with working(folder, call("build_table", options.name, **options.places())) as work:
         build = TableBuild(mini_kd, options.epochs, str(options.folder))
         return _build(folder, work, options, build, space, students, progress)
 
