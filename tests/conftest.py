@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+_LONGEST = ("test_notebooks.py", "test_ray.py")
+"""Files with a single test, or set-up, of half a minute."""
+
 _MEMORY, _ROOM = "/dev/shm", 4 * 2**30
 
 # No deadline: the time of an example depends more on the load of the machine than on the code. 50 examples are half of
@@ -77,6 +80,11 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         if nextitem is None or nextitem.path != item.path:
             gc.collect()
             gc.freeze()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose tests take longest, or one worker would end with them while the other has no work."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 
 @pytest.hookimpl(optionalhook=True)
