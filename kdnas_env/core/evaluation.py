@@ -32,7 +32,7 @@ class Status(StrEnum):
     STOPPED = "stopped"
     FAILED = "failed"
     INFEASIBLE = "infeasible"
-    """The student breaks a limit that is known before distillation, and was not distilled."""
+    """The student breaks a limit that is known before distillation; a search with limits does not distil it."""
 
 
 @dataclass(frozen=True, slots=True)

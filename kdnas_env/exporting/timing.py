@@ -77,7 +77,6 @@ def time_export(
         settings: Batch size, length, threads, and duration.
 
     Returns:
-        The timings, of which the first is the reference: the teacher in PyTorch, or the model itself without a teacher;
         The timings, of which the first is the reference: the teacher in PyTorch, or the model itself without a teacher.
         Also the reason if the teacher of the lineage was not timed.
 

@@ -207,9 +207,9 @@ class TaskOptions(OwnTask):
             return {field.name: "without a task; name it with `task`" for field in fields(self) if field.name != "name"}
         why: dict[str, str] = {}
         if self.name not in GLUE_TASKS:
-            why["data"] = f"on the task {self.name}, which is none of GLUE"
+            why["data"] = f"on the task {self.name}, which is not a GLUE task"
         if not is_own(self.name):
-            laid_out = f"on the task {self.name}, which is none of your own"
+            laid_out = f"on the task {self.name}, which is not one of your own"
             why |= {field.name: laid_out for field in fields(OwnTask)}
         if self.name == EMBEDDING:
             as_it_is = "on the task embedding: its teacher is the encoder without further training"

@@ -117,7 +117,7 @@ class StudyOptions(TrainingOptions, RecordedOptions):
             laid_out = (f"task.{own.name}" for own in fields(OwnTask))
             why = dict.fromkeys(laid_out, "without a task of your own; name its file with `tasks`")
         if all(task in EMBEDDED_TASKS or is_own(task) for task in self.tasks):
-            why["data"] = f"on the tasks {', '.join(self.tasks)}, which are none of GLUE; name another of `tasks`"
+            why["data"] = f"on the tasks {', '.join(self.tasks)}, which are not GLUE tasks; name another of `tasks`"
         return why
 
     @property

@@ -143,7 +143,7 @@ def noted(error: BaseException) -> Iterator[None]:
     try:
         yield
     except KDNASError as second:
-        error.add_note(f"besides, {second}")
+        error.add_note(f"also, {second}")
 
 
 @contextmanager

@@ -177,7 +177,7 @@ def test_an_exported_classifier_of_fewer_tokens_is_timed_on_its_own(
         (["--task", "imdb", "--task.label-column", "y"], "--task.label-column has no effect on the task imdb"),
         (
             ["--task", "imdb", "--task.data", "glue"],
-            "--task.data has no effect on the task imdb, which is none of GLUE",
+            "--task.data has no effect on the task imdb, which is not a GLUE task",
         ),
         (["--task", "rte", "--task.data", "nowhere"], "data folder 'nowhere' does not exist"),
         (["--task.teachers", "3"], "--task.teachers has no effect without a task"),

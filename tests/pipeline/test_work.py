@@ -165,6 +165,6 @@ def test_the_first_error_is_shown_where_the_state_cannot_be_recorded(finished: P
     with pytest.raises(RunError, match="the store cannot grow") as caught:
         work_until(RunError("the store cannot grow"), RunFolder.reopen(finished), full=True)
     (note,) = caught.value.__notes__
-    assert note.startswith("besides, ")
+    assert note.startswith("also, ")
     assert "run.json' cannot be written" in note
     assert state(finished) == "running"

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from kdnas_env.bench.leaderboard import Verdict, verify
 from kdnas_env.pipeline.options import options_of
 from kdnas_env.support.progress import SILENT, Progress, checked
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

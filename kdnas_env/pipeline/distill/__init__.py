@@ -20,7 +20,7 @@ def distill(
     progress: Progress = SILENT,
     **settings: Any,
 ) -> DistillRun:
-    """Distil the best students of a search for long. The same call again resumes an interrupted distillation.
+    """Run the long distillation of the best students of a search. The same call resumes an interrupted distillation.
 
     With a task, each student then learns it from the task's teacher, and its classifier is written beside it. If
     ``run`` is a student's folder, this student only learns the task.

@@ -38,7 +38,7 @@ class TextOptions(SourceOptions):
     heldout_samples: int = 512
     """Number of samples held out to measure the loss."""
     without: str | None = None
-    """File with texts to leave out, whatever their case; by default that of the search."""
+    """File with texts to leave out, ignoring case; by default that of the search."""
     streaming: bool = False
     """Stream the text during training, for corpora larger than memory; needs --max-steps."""
 

@@ -127,7 +127,7 @@ def score_models(options: ScoreOptions, progress: Progress) -> Scores:
 
 
 def _exports(options: ScoreOptions, models: Sequence[str]) -> Exports | None:
-    """Open exports to ONNX for scoring; None if the first folder is no export with a record.
+    """Open exports to ONNX for scoring; None if the first folder is not an export with a record.
 
     Raises:
         KDNASError: If they are not of one kind, or their task, teacher or text is not available.

@@ -86,7 +86,7 @@ class ScoreOptions(TrainingOptions, RunOptions, RecordedOptions):
             trained = ("learning_rate", "batch_size", "epochs", "dropout", "task_settings")
             why |= dict.fromkeys(trained, "with `finetune=False`: only a linear probe is trained")
         if self.tasks and all(name in EMBEDDED_TASKS or is_own(name) for name in self.tasks):
-            why["data"] = f"on the task {self.tasks[0]}, which is none of GLUE; name other `tasks`"
+            why["data"] = f"on the task {self.tasks[0]}, which is not a GLUE task; name other `tasks`"
         if not any(map(is_own, self.tasks)):
             laid_out = (f"task.{field.name}" for field in fields(OwnTask))
             why |= dict.fromkeys(laid_out, "without a task of your own; name its file, folder or dataset with `tasks`")

@@ -326,7 +326,7 @@ def check_asked(options: TableInspectOptions, inspection: AnyInspection) -> None
 
 
 def shipped_tables() -> list[dict[str, Any]]:
-    """Return a row a table of the package: its size, the share of its cells that are there, and its agreement.
+    """Return one row per table of the package: its size, the share of evaluated cells, and the agreement of its seeds.
 
     ``tau`` is Kendall's, between seeds after the last epoch; None if it is unknown.
     """

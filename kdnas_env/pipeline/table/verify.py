@@ -46,8 +46,8 @@ class Verification:
     Attributes:
         source: The table.
         faults: What is wrong with it, in words.
-        replayed: Cells that were distilled anew.
-        allowed: Relative difference that their losses may have; None where nothing was distilled anew.
+        replayed: Cells that were distilled again.
+        allowed: Relative difference that their losses may have; None where nothing was distilled again.
     """
 
     source: Table

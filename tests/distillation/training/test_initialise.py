@@ -9,7 +9,7 @@ import plain_kd
 import pytest
 import tiny_teachers
 import torch
-from products import all_pairs
+from pairwise import all_pairs
 
 from kdnas_env.core.architecture import FAMILIES, StudentConfig, student_embedding_size, student_position_offset
 from kdnas_env.distillation.student.building import build_student

@@ -15,7 +15,7 @@ import tiny_teachers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from products import all_pairs
+from pairwise import all_pairs
 from transformers import AutoModel
 
 from kdnas_env.core.architecture import FAMILIES, StudentConfig, count_parameters

@@ -29,7 +29,7 @@ def test_columns_classes_splits_and_what_was_left_out(tmp_path: Path) -> None:
     )
 
 
-def test_what_stands_twice_is_told(tmp_path: Path) -> None:
+def test_duplicates_are_reported(tmp_path: Path) -> None:
     made = [{"text": TEXTS[at], "label": at % 2} for at in range(40)]
     small_tasks.write_rows(tmp_path / "own" / "train.csv", [*made, *made[:2]])
     small_tasks.write_rows(tmp_path / "own" / "test.csv", [{"text": TEXTS[at], "label": at % 2} for at in (50, 51)])
