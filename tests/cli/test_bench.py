@@ -87,7 +87,7 @@ def test_several_tasks_and_simulated_workers(table: str, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("blank_pictures")
-def test_what_others_submit_stands_beside_ones_own(
+def test_submissions_of_others_join_the_comparison(
     table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")

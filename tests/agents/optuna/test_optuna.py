@@ -345,7 +345,7 @@ def test_patience_waits_for_the_loss_to_fall_again(patience: int) -> None:
         assert trial.last_step == (3 + patience if stopped else 6)
 
 
-def test_whoever_listens_already_is_still_told_may_stop_and_is_restored() -> None:
+def test_an_earlier_epoch_callback_is_still_called_may_stop_and_is_restored() -> None:
     heard: list[EpochReport] = []
 
     def listen(report: EpochReport) -> bool:

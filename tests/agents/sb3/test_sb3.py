@@ -106,7 +106,7 @@ def test_it_needs_its_training() -> None:
 
 
 @every
-def test_it_comes_to_propose_what_is_good(cls: type[SB3Agent[Any]]) -> None:
+def test_it_learns_to_propose_good_students(cls: type[SB3Agent[Any]]) -> None:
     proposed, drawn = (agent.search(BowlEnv([8] * 4), budget=120, seed=1).rewards for agent in (cls(), RandomAgent()))
     assert np.median(proposed[-40:]) > np.quantile(drawn, 0.8)
 
