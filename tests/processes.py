@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -114,6 +115,15 @@ class Started:
     def kill(self) -> None:
         """Kill the process."""
         self._process.kill()
+
+
+def run_script(script: Path, *arguments: str) -> None:
+    """Run a script in its folder as Python would, for a process that a test starts."""
+    os.chdir(script.parent)
+    main = ModuleType("__main__")
+    main.__file__ = str(script)  # which its workers import
+    sys.modules["__main__"], sys.argv = main, [str(script), *arguments]
+    exec(compile(script.read_text(), script, "exec"), vars(main))
 
 
 def start_command(arguments: list[str], **settings: Any) -> Started:

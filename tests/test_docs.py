@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import sys
-import warnings
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from processes import Started
+from processes import Started, run_script
 
 import kdnas_env.wrappers
 from kdnas_env.cli.commands import COMMANDS, parse_words
@@ -34,17 +30,8 @@ def block(part: str) -> str:
 def run(code: str, folder: Path) -> str:
     """Run code as a script, in a folder and in a separate process, and return its output."""
     script = folder / "script.py"
-    script.write_text(code)
-    return _printed(Started(_run_script, script))
-
-
-def _run_script(script: Path) -> None:
-    os.chdir(script.parent)
-    warnings.simplefilter("error")
-    main = ModuleType("__main__")
-    main.__file__ = str(script)  # workers import this file
-    sys.modules["__main__"] = main
-    exec(compile(script.read_text(), script, "exec"), vars(main))
+    script.write_text('import warnings\n\nwarnings.simplefilter("error")\n' + code)
+    return _printed(Started(run_script, script))
 
 
 def _printed(started: Started) -> str:

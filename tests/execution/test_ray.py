@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import Started, run_script
 from troubled import CONFIGS, begun
 
 from kdnas_env.cli import main
@@ -144,24 +144,16 @@ else:
 )
 
 
-def run(code: str, folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, folder: Path, *arguments: str, **variables: str) -> dict[str, Any]:
+    """Run code in a process of its own; return the line of JSON that it prints."""
     folder.mkdir(exist_ok=True)
     script = folder.with_suffix(".py")
     script.write_text(code)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **variables}
-    return subprocess.run(
-        [sys.executable, str(script), str(folder), *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-        check=False,
-    )
-
-
-def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    assert done.returncode == 0, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **variables}
+    process = Started(run_script, script, str(folder), *arguments, environment=environment)
+    printed = process.read(timeout=300)
+    assert process.returncode == 0, printed
+    found: dict[str, Any] = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
     return found
 
 
@@ -198,7 +190,7 @@ def one_node(
     """Folder of begun evaluations, and the results, of a local cluster; RAY_ADDRESS names another cluster."""
     root = tmp_path_factory.mktemp("ray")
     folder = root / "begun"
-    return folder, answer(run(_ONE_NODE, folder, *searching(root / "run"), RAY_ADDRESS="203.0.113.1:6379"))
+    return folder, run(_ONE_NODE, folder, *searching(root / "run"), RAY_ADDRESS="203.0.113.1:6379")
 
 
 @pytest.mark.usefixtures("blank_pictures")
@@ -230,7 +222,7 @@ def test_actors_that_die_or_hang_are_replaced_and_epochs_heard(one_node: tuple[P
 def test_killed_drivers_and_nodes_lose_and_repeat_nothing(tmp_path: Path) -> None:
     """The actors of a killed driver end with it; otherwise the second driver would have no cores."""
     folder = tmp_path / "begun"
-    found = answer(run(_TWO_NODES, folder))
+    found = run(_TWO_NODES, folder)
     assert found.pop("replaced") >= 1
     assert found == {"killed": -9, "kept": 5, "unchanged": True, "same": True, "stored": len(CONFIGS), "again": True}
     # Students that either fault interrupted began twice, the others once; the first one is repeated at the end.
