@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from processes import Started
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
@@ -31,6 +34,29 @@ def pictures(notebook: Any) -> int:
 
 def committed(name: str) -> Any:
     return nbformat.read(TUTORIALS / f"{name}.ipynb", as_version=4)
+
+
+@pytest.fixture(autouse=True)
+def forked_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are forked from what is imported already."""
+    monkeypatch.setattr("jupyter_client.provisioning.local_provisioner.launch_kernel", _launch_kernel)
+
+
+def _launch_kernel(command: list[str], *, env: dict[str, str], cwd: str, **others: Any) -> Any:
+    arguments = command[command.index("ipykernel_launcher") + 1 :]
+    # The kernel would end, because its parent is the fork server.
+    process: Any = Started(_run_kernel, arguments, cwd, environment={**env, "JPY_PARENT_PID": ""})
+    process.stdin = process.stderr = None
+    while os.getpgid(process.pid) != process.pid:  # the group that is killed when the notebook has run
+        time.sleep(0.01)
+    return process
+
+
+def _run_kernel(arguments: list[str], folder: str) -> None:
+    from ipykernel.kernelapp import launch_new_instance
+
+    os.chdir(folder)
+    launch_new_instance(arguments)
 
 
 def executed(name: str, folder: Path, changes: Mapping[str, str] | None = None) -> Any:
