@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +31,7 @@ from kdnas_env.evaluators.best_student import BestStudent
 from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings, latency_settings
 from kdnas_env.latency import LatencyProbe
 from kdnas_env.support.cpu_lock import pinned_threads, training_lock
+from kdnas_env.support.identity import fingerprint_of
 from kdnas_env.support.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ class MiniKDEvaluator:
         }
         if self.stage is not None:
             identity["task"] = self.stage.identity
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return fingerprint_of(identity)
 
     def warm_up(self) -> None:
         """Compute the data shared by all students, for which the first student would otherwise wait."""

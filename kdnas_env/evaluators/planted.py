@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -18,6 +17,7 @@ from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.support.arrays import Floats
 from kdnas_env.support.checks import check_choice, check_number
+from kdnas_env.support.identity import fingerprint_of
 
 PLANTED_TEACHER = EncoderArchitecture(
     family="bert",
@@ -94,7 +94,7 @@ class PlantedEvaluator:
             "noise": self.noise,
             "failures": sorted((str(config), str(status)) for config, status in self.failures.items()),
         }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return fingerprint_of(identity)
 
     def evaluate(
         self,

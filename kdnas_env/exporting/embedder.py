@@ -15,10 +15,10 @@ from kdnas_env.exporting.cards.embedder import embedder_card
 from kdnas_env.exporting.folder import EMBEDDER
 from kdnas_env.exporting.product import save_product
 from kdnas_env.exporting.record import EmbedderRecord
+from kdnas_env.support.identity import fingerprint_of
 from kdnas_env.support.packages import installed_versions
 from kdnas_env.support.quiet import quiet_transformers
 from kdnas_env.tasks.embedding import EmbeddingDistillation, EmbeddingSettings
-from kdnas_env.tasks.tensor_cache import key_of
 from kdnas_env.tasks.vectors import EmbeddingTeacher, open_embedder, vectors
 
 TOLERANCE = 1e-5
@@ -79,7 +79,7 @@ def save_embedder(
         ),
         versions=installed_versions(*_PACKAGES),
         drawn={} if drawn is None else drawn,
-        heldout=key_of(list(distilled.heldout)),
+        heldout=fingerprint_of(list(distilled.heldout)),
     )
 
     def write(partial: Path) -> None:

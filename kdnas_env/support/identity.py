@@ -1,7 +1,9 @@
-"""Compares recorded fingerprints with current ones, and refuses to resume or to build on content that has changed."""
+"""Fingerprints: of plain data, and comparisons that refuse to resume or to build on content that has changed."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +12,11 @@ from kdnas_env.errors import RunError
 from kdnas_env.support.untrusted import shown
 
 _FINGERPRINT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+
+
+def fingerprint_of(data: Any) -> str:
+    """Return the SHA-256 (hex) of plain data; the order of names in mappings does not matter."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:

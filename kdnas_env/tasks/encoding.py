@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from kdnas_env.core.shapes import customary_values
 from kdnas_env.errors import KDNASError, one_line
+from kdnas_env.support.identity import fingerprint_of
 from kdnas_env.tasks.specs import Split
 
 POOLINGS = ("mean", "cls")
@@ -43,7 +43,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     for name in ("truncation", "padding"):  # depend on the last call, not on the tokenizer
         content.pop(name, None)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return fingerprint_of(content)
 
 
 def encode(tokenizer: Any, split: Split, max_length: int) -> list[Example]:

@@ -21,6 +21,7 @@ from kdnas_env.distillation.text.corpus import Corpus
 from kdnas_env.distillation.training.resuming import report_resumption
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import training_lock
+from kdnas_env.support.identity import fingerprint_of
 from kdnas_env.support.progress import SILENT, OnProgress, Progress
 from kdnas_env.support.settings import Settings
 from kdnas_env.tasks.classifier import Classifier
@@ -36,7 +37,6 @@ from kdnas_env.tasks.tensor_cache import (
     cached_tensors,
     drop_tensors,
     drop_unfinished,
-    key_of,
     unfinished_folder,
 )
 
@@ -157,7 +157,7 @@ class TaskTeacher:
         cache_dir: str | os.PathLike[str] | None,
         on_progress: OnProgress,
     ) -> NDArray[np.float32]:
-        name = f"soft-labels-{key_of([FORMAT_VERSION, self.fingerprint, content])[:32]}"
+        name = f"soft-labels-{fingerprint_of([FORMAT_VERSION, self.fingerprint, content])[:32]}"
 
         def make() -> tuple[Tensors, Any]:
             outputs = self._outputs(examples(), unfinished_folder(name, cache_dir), on_progress)
@@ -205,13 +205,13 @@ def task_teacher(
         shape = [task.spec.kind, task.spec.labels]  # which output is which class
         identity = [FORMAT_VERSION, digest, shape, max_length, tokenizer_fingerprint(teacher.tokenizer)]
         own = (head.to(device).eval(),)
-        return TaskTeacher(own, teacher.tokenizer, max_length, key_of(identity), {"head": "own"}, teacher.name)
+        return TaskTeacher(own, teacher.tokenizer, max_length, fingerprint_of(identity), {"head": "own"}, teacher.name)
     identity = [
         *(FORMAT_VERSION, teacher.fingerprint, tokenizer_fingerprint(teacher.tokenizer), task.fingerprint),
         *(task.spec.kind, task.spec.labels, task.spec.scored, task.spec.metrics),
         {**asdict(settings), "finetuning": {**asdict(settings.finetuning), "device": device.type}},
     ]
-    key = key_of(identity)
+    key = fingerprint_of(identity)
     name = _cache_name(key)
 
     def tuned(rate: float, seed: int) -> tuple[Tensors, dict[str, Any]]:

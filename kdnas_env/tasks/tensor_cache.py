@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,11 +22,6 @@ from kdnas_env.support.disk_cache import cached
 from kdnas_env.support.untrusted import parse_json
 
 Tensors = Mapping[str, Tensor]
-
-
-def key_of(identity: Any) -> str:
-    """Return the SHA-256 (hex) of plain data."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def cached_tensors(

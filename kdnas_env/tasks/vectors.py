@@ -17,12 +17,13 @@ from kdnas_env.distillation.teacher.loading import Teacher, locate
 from kdnas_env.errors import DependencyError
 from kdnas_env.support.arrays import Floats32
 from kdnas_env.support.cpu_lock import training_lock
+from kdnas_env.support.identity import fingerprint_of
 from kdnas_env.support.progress import SILENT, OnProgress
 from kdnas_env.support.quiet import quiet_transformers
 from kdnas_env.support.random_state import preserved_rng
 from kdnas_env.tasks.labelling import CHUNK_SAMPLES, cached_chunk
 from kdnas_env.tasks.teacher import TaskTeacher
-from kdnas_env.tasks.tensor_cache import cached_tensors, drop_unfinished, key_of, unfinished_folder
+from kdnas_env.tasks.tensor_cache import cached_tensors, drop_unfinished, unfinished_folder
 
 BATCH_SIZE = 64
 """Texts per forward pass."""
@@ -63,7 +64,7 @@ class EmbeddingTeacher:
             cache_dir: Cache folder; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
             on_progress: Called with the number of finished texts, unless the vectors were cached.
         """
-        name = f"vectors-{key_of([self.fingerprint, list(texts)])[:32]}"
+        name = f"vectors-{fingerprint_of([self.fingerprint, list(texts)])[:32]}"
 
         def make() -> tuple[dict[str, Tensor], None]:
             unfinished = unfinished_folder(name, cache_dir)
@@ -107,7 +108,7 @@ def embedding_teacher(teacher: Teacher, max_length: int | None = None) -> Embedd
     own = model.max_seq_length or teacher.tokenizer.model_max_length
     model.max_seq_length = min(own, max_length or own, teacher.tokenizer.model_max_length)
     layout = [repr(module) for module in list(model)[1:]]
-    fingerprint = key_of([teacher.fingerprint, layout, model.max_seq_length])
+    fingerprint = fingerprint_of([teacher.fingerprint, layout, model.max_seq_length])
     return EmbeddingTeacher(model, teacher.name, fingerprint)
 
 

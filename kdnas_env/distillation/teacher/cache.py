@@ -38,6 +38,7 @@ from kdnas_env.distillation.text.corpus import Corpus, token_rows
 from kdnas_env.errors import CacheError
 from kdnas_env.support.atomic import default_cache_directory, expanded
 from kdnas_env.support.checks import check_choice, check_whole
+from kdnas_env.support.identity import fingerprint_of
 from kdnas_env.support.progress import OnProgress
 
 FORMAT_VERSION = 1
@@ -206,7 +207,7 @@ class _Plan:
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+        return fingerprint_of(self.identity)
 
     @property
     def layer_bytes(self) -> int:

@@ -14,6 +14,7 @@ from kdnas_env.exporting.classifier import save_classifier
 from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.work import name_of
+from kdnas_env.support.identity import fingerprint_of
 from kdnas_env.support.progress import Pieces, Progress
 from kdnas_env.tasks.data import load_task, read_unlabelled
 from kdnas_env.tasks.distilling import STAGES, TaskDistillationSettings, Texts, distil_task
@@ -22,7 +23,6 @@ from kdnas_env.tasks.heads import NATIVE
 from kdnas_env.tasks.scores import TaskScore, score_predictions
 from kdnas_env.tasks.specs import TaskData, unlabelled_source
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
-from kdnas_env.tasks.tensor_cache import key_of
 
 _TAUGHT = "task teacher"
 _STEPS = dict(zip(STAGES, ("steps on soft labels", "steps on labels too"), strict=True))
@@ -118,7 +118,7 @@ class TaskWork:
                 )
             return record
         made_of = [encoder.fingerprint, self.task.fingerprint, self.teacher.fingerprint, self.seed]
-        key = key_of([*made_of, asdict(self.settings), list(map(list, self.unlabelled))])
+        key = fingerprint_of([*made_of, asdict(self.settings), list(map(list, self.unlabelled))])
         checkpoints = folder.with_name(f"{folder.name}-checkpoints")
         pieces, distilling = Pieces(progress), f"distilling {self.task.name} into {name_of(folder, student)}"
         pieces.begin(distilling)
@@ -154,7 +154,7 @@ class TaskWork:
     @property
     def _text(self) -> str:
         """Fingerprint of the unlabelled text."""
-        return key_of(list(map(list, self.unlabelled)))
+        return fingerprint_of(list(map(list, self.unlabelled)))
 
     @property
     def _labelling(self) -> str:

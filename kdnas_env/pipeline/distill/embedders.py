@@ -17,10 +17,10 @@ from kdnas_env.exporting.embedder import save_embedder
 from kdnas_env.exporting.record import EmbedderRecord, read_embedder_record
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.work import name_of
+from kdnas_env.support.identity import fingerprint_of
 from kdnas_env.support.progress import Pieces, Progress
 from kdnas_env.support.untrusted import shown
 from kdnas_env.tasks.embedding import STAGES, EmbeddingSettings, distil_embedder, split_texts
-from kdnas_env.tasks.tensor_cache import key_of
 from kdnas_env.tasks.vectors import EmbeddingTeacher, embedding_teacher
 
 _STAGES = dict(zip(STAGES, ("head in closed form", "steps of the training", "scoring"), strict=True))
@@ -90,7 +90,7 @@ class EmbeddingWork:
         progress.begin(f"reading the text {source}")
         texts = draw_text(source, drawn, self.seed)
         made_of = [encoder.fingerprint, self.teacher.fingerprint, asdict(self.settings), self.seed, list(texts)]
-        key, record = key_of(made_of), read_embedder_record(folder)
+        key, record = fingerprint_of(made_of), read_embedder_record(folder)
         if record is not None:
             if record.made_from != key:
                 raise RunError(
@@ -164,7 +164,7 @@ def held_out_texts(record: EmbedderRecord, model: str) -> tuple[list[str], list[
         raise KDNASError(f"the held-out texts of {model!r} are unknown: an earlier version made it")
     drawn = draw_text(record.source, record.drawn, record.seed)
     scored, choosing, _ = split_texts(drawn, record.settings, record.seed)
-    if key_of(scored) != record.heldout:
+    if fingerprint_of(scored) != record.heldout:
         raise KDNASError(
             f"the held-out texts of {model!r} are not available: {record.source!r} has changed since it was trained on "
             "it"

@@ -17,10 +17,10 @@ from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.distill.embedders import compared_texts
 from kdnas_env.pipeline.score.files import Exports, is_export
 from kdnas_env.support.atomic import expanded
+from kdnas_env.support.identity import fingerprint_of
 from kdnas_env.support.progress import Progress
 from kdnas_env.tasks.encoding import resolve_device
 from kdnas_env.tasks.specs import TaskData
-from kdnas_env.tasks.tensor_cache import key_of
 from kdnas_env.tasks.vectors import EmbeddingTeacher, embedding_teacher
 
 
@@ -90,7 +90,7 @@ class EmbedderExports(Exports):
     @property
     def decisive(self) -> dict[str, str]:
         """See :attr:`kdnas_env.pipeline.score.files.Exports.decisive`."""
-        return {"embedding teacher": self._teacher.fingerprint, "text": key_of(list(self._texts))}
+        return {"embedding teacher": self._teacher.fingerprint, "text": fingerprint_of(list(self._texts))}
 
     def measured(
         self, place: int, format: str, latency: LatencySettings, beside: TeacherFiles, progress: Progress
