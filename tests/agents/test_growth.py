@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import sys
 import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from call_counts import counted
 
 import kdnas_env
 from kdnas_env.agents.ask_tell import AskTellAgent
@@ -67,21 +66,6 @@ def told(agent: AskTellAgent[Any], nvec: list[int], evaluations: int) -> None:
     for point in points[agent.ranking.evaluations :].tolist():
         action = np.array([np.unravel_index(point, nvec)])
         agent.tell(action, rewards_of(action))
-
-
-@contextmanager
-def counted() -> Iterator[list[int]]:
-    """Count the function calls in the block."""
-    count = [0]
-
-    def note(frame: Any, event: str, argument: Any) -> None:
-        count[0] += event in ("call", "c_call")
-
-    sys.setprofile(note)
-    try:
-        yield count
-    finally:
-        sys.setprofile(None)
 
 
 def bytes_of(call: Callable[[], Any]) -> int:

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import sys
 import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
+from call_counts import counted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -146,20 +146,11 @@ def test_an_answer_takes_no_longer_the_more_there_were() -> None:
     answers, book, work, kept = answers_of(), make(8), [], []
 
     def calls(n: int) -> int:
-        count = 0
-
-        def note(frame: Any, event: str, argument: Any) -> None:
-            nonlocal count
-            count += event in ("call", "c_call")
-
-        sys.setprofile(note)
-        try:
+        with counted() as count:
             for place in range(n):
                 book.add(answers.rows[place % 30], answers)
                 book.find(CONFIGS[place % 30])
-        finally:
-            sys.setprofile(None)
-        return count
+        return count[0]
 
     tracemalloc.start()
     try:
