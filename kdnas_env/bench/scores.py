@@ -43,6 +43,12 @@ def incumbents(observed: npt.ArrayLike, true: npt.ArrayLike) -> Floats:
     Args:
         observed: Observed values; higher is better, ``(..., n)``.
         true: True values, ``(..., n)``.
+
+    Returns:
+        The values, float64 ``(..., n)``.
+
+    Raises:
+        KDNASError: If the shapes differ, or the arrays have no axis.
     """
     seen, worth = np.asarray(observed, dtype=np.float64), np.asarray(true, dtype=np.float64)
     if seen.shape != worth.shape or not seen.ndim:
@@ -129,7 +135,13 @@ def hitting_times(curves: npt.ArrayLike, target: float) -> tuple[npt.NDArray[np.
 def ecdf(times: npt.ArrayLike, censored: npt.ArrayLike, grid: npt.ArrayLike) -> Floats:
     """Return the share of the runs that reached a target by each number of evaluations, float64 ``(grid,)``.
 
-    All runs must have the same budget, so a censored run is one that did not reach the target.
+    Args:
+        times: Number of evaluations after which each run reached the target, of any shape.
+        censored: Whether a run did not reach it, of the same shape. All runs must have the same budget.
+        grid: Numbers of evaluations, ``(n,)``.
+
+    Raises:
+        KDNASError: If the shapes differ, or an array is empty.
     """
     reached, missed = np.asarray(times, dtype=np.float64), np.asarray(censored, dtype=np.bool_)
     if reached.shape != missed.shape or not reached.size:

@@ -67,7 +67,11 @@ SpaceSource = Mapping[str, Any] | str | os.PathLike[str] | None
 def vector_maker(kind: Callable[..., KDNASEnv]) -> Callable[..., KDNASVectorEnv]:
     """Return a function that makes vector environments of an environment class.
 
-    Its arguments are ``num_envs``, ``autoreset_mode``, and those of the environment except ``round_size``.
+    Its arguments are ``num_envs``, ``autoreset_mode``, and those of the environment except ``round_size``, for which it
+    raises a KDNASError.
+
+    Args:
+        kind: The environment class.
     """
 
     def make_vector(num_envs: int = 1, *, autoreset_mode: str = "NextStep", **kwargs: Any) -> KDNASVectorEnv:

@@ -100,7 +100,11 @@ class SimulatedBackend:
         self._send(worker, self._start_seconds, Ready(self._evaluator.fingerprint, self._evaluator.deterministic))
 
     def assign(self, worker: int, job: Job) -> None:
-        """Send a job to a worker."""
+        """Send a job to a worker.
+
+        Raises:
+            KDNASError: If the job takes a negative or infinite time.
+        """
         reports: deque[EpochReport] = deque()
         on_epoch = reports.append if job.stoppable else None
         (evaluation,) = self._evaluator.evaluate([job.config], job.fidelity, on_epoch=on_epoch)
@@ -132,7 +136,14 @@ class SimulatedBackend:
         self._running.pop(worker, None)
 
     def wait(self, seconds: float | None) -> list[tuple[int, Message]]:
-        """Return the next message, and advance the clock to its time."""
+        """Return the next message, and advance the clock to its time.
+
+        Args:
+            seconds: Maximum simulated seconds to wait; None waits without a limit.
+
+        Raises:
+            KDNASError: If no worker will ever send a message, and there is no limit.
+        """
         end = math.inf if seconds is None else self._clock.now + seconds
         while (event := self._clock.advance(end)) is not None:
             worker, message = event

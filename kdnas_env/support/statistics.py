@@ -173,7 +173,11 @@ def random_search_quantile(values: npt.ArrayLike, evaluations: int, quantile: fl
 
 
 def expected_hit(points: int, targets: int) -> float:
-    """Return the expected number of draws without replacement until the first target among ``points`` is drawn."""
+    """Return the expected number of draws without replacement until the first target among ``points`` is drawn.
+
+    Raises:
+        KDNASError: If there is no target, or more targets than points.
+    """
     if not 1 <= targets <= points:
         raise KDNASError(f"targets is {targets}; expected 1 to the {points} points")
     return (points + 1) / (targets + 1)
@@ -183,6 +187,9 @@ def median_hit(points: int, targets: int) -> int:
     """Return the number of draws without replacement after which a target was drawn with probability 0.5 or more.
 
     This is the median of the negative hypergeometric distribution of the first target.
+
+    Raises:
+        KDNASError: If there is no target, or more targets than points.
     """
     if not 1 <= targets <= points:
         raise KDNASError(f"targets is {targets}; expected 1 to the {points} points")
@@ -304,7 +311,11 @@ def _checked_runs(scores: npt.ArrayLike) -> Floats:
 
 
 def checked_finite(array: Floats, name: str) -> Floats:
-    """Return an array unchanged; raise a KDNASError that contains its name if not all values are finite."""
+    """Return an array unchanged.
+
+    Raises:
+        KDNASError: If not all values are finite; its message contains the name.
+    """
     # The difference of two infinite scores is NaN, which would silently spread through every aggregate.
     if not np.isfinite(array).all():
         raise KDNASError(f"{name} hold NaN or infinity; give a run that found nothing the worst finite score")
@@ -312,7 +323,11 @@ def checked_finite(array: Floats, name: str) -> Floats:
 
 
 def checked_axis(values: npt.ArrayLike, name: str) -> Floats:
-    """Return numbers as float64 ``(n,)``; raise a KDNASError that contains their name if they are empty or hold NaN."""
+    """Return numbers as float64 ``(n,)``.
+
+    Raises:
+        KDNASError: If they have another shape, are empty or hold NaN; its message contains the name.
+    """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not array.size or np.isnan(array).any():
         raise KDNASError(f"{name} have shape {array.shape}; expected (n,) of one number or more, none of them NaN")

@@ -80,6 +80,17 @@ def set_dropout(model: nn.Module, probability: float) -> None:
             module.p = probability
 
 
+def set_attention_dropout(model: nn.Module, probability: float) -> None:
+    """Set the dropout of attention weights only; see :func:`set_dropout`."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            of_weights = name == "attention_dropout" or (
+                name == "dropout" and type(module).__name__.endswith("SelfAttention")
+            )
+            if of_weights and isinstance(child, nn.Dropout):
+                child.p = probability
+
+
 def train(
     model: nn.Module,
     examples: list[dict[str, Any]],

@@ -14,6 +14,7 @@ import tiny_teachers
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import AutoModel
 
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import KDNASError
@@ -24,7 +25,7 @@ from kdnas_env.tasks.heads import NATIVE
 from kdnas_env.tasks.scores import majority_class
 from kdnas_env.tasks.specs import TASKS, TEST, TaskData
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
-from kdnas_env.tasks.training import Plan, train
+from kdnas_env.tasks.training import Plan, set_attention_dropout, set_dropout, train
 
 TUNING = FinetuneSettings(learning_rate=2e-3, epochs=3, batch_size=8, pooling=NATIVE, device="cpu")
 TASK = small_tasks.easy_task(samples=64)
@@ -80,7 +81,8 @@ def test_a_student_learns_with_the_dropout_that_is_asked_for(
     def learnt(settings: TaskDistillationSettings) -> tuple[set[float], float]:
         found = distilled(student, taught, tmp_path, settings=settings)
         assert found.model.pretrained().config.hidden_dropout_prob == config.hidden_dropout_prob == 0.1
-        parts = {part.p for part in found.model.modules() if isinstance(part, nn.Dropout)}
+        parts = {part.p for name, part in dropouts(found.model) if "attention.self" not in name}
+        assert {part.p for name, part in dropouts(found.model) if "attention.self" in name} == {0.0}
         return parts, found.score.details["curve"][-1]["train_loss"]
 
     assert learnt(as_it_is)[0] == {0.1}
@@ -89,6 +91,29 @@ def test_a_student_learns_with_the_dropout_that_is_asked_for(
     half, higher = learnt(replace(as_it_is, dropout=0.5))
     assert half == {0.5}
     assert higher > 1.2 * loss
+
+
+def dropouts(model: nn.Module) -> list[tuple[str, nn.Dropout]]:
+    return [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Dropout)]
+
+
+@pytest.mark.parametrize("family", tiny_teachers.FAMILIES)
+def test_attention_weights_have_a_dropout_of_their_own(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = AutoModel.from_config(tiny_teachers.build_config(family, 100))
+    set_dropout(model.train(), 0.3)
+    attend, seen = functional.scaled_dot_product_attention, list[float]()
+
+    def record(*inputs: Any, dropout_p: float = 0.0, **options: Any) -> torch.Tensor:
+        seen.append(dropout_p)
+        return attend(*inputs, dropout_p=dropout_p, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", record)
+    for probability in (0.0, 0.5):
+        seen.clear()
+        set_attention_dropout(model, probability)
+        first, second = (model(torch.tensor([[5, 6, 7]])).last_hidden_state for _ in range(2))
+        assert seen == [probability] * 2 * tiny_teachers.LAYERS
+        assert not torch.equal(first, second)  # hidden states keep their dropout
 
 
 class Killed(Exception):

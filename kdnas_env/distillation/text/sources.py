@@ -244,7 +244,18 @@ def _open(
 def locate(
     name: str, config_name: str | None, layout: TextLayout, scratch: Path
 ) -> Files | Mapping[str, Dataset] | DatasetBuilder | None:
-    """Return the content of a source: files, datasets by split, or a dataset builder; None for a hub dataset."""
+    """Return the content of a source: files, datasets by split, or a dataset builder; None for a hub dataset.
+
+    Args:
+        name: A file, a folder, ``demo``, ``demo:NAME`` or the name of a hub dataset.
+        config_name: Configuration of a folder or hub dataset with several.
+        layout: Layout of the files.
+        scratch: Folder for unpacked files.
+
+    Raises:
+        CorpusError: If there is no such source, it cannot be read, or an option does not apply to it.
+        DependencyError: If the source needs a package that is missing.
+    """
     if not name:
         raise CorpusError("corpus '' is not a file, a folder, 'demo' or the name of a hub dataset")
     path = expanded(name)
@@ -372,7 +383,14 @@ def _require_hub_dataset(source: str) -> None:
 
 @contextmanager
 def reporting(what: str) -> Iterator[None]:
-    """Convert errors in the block to CorpusError with the source; formats and hub raise their own exceptions."""
+    """Convert errors in the block, such as those of file formats and of the hub, to errors of the package.
+
+    Args:
+        what: The source, as the message names it.
+
+    Raises:
+        CorpusError: For any error except memory errors and those of the package.
+    """
     try:
         yield
     except (KDNASError, MemoryError):

@@ -71,6 +71,9 @@ class Objective(nn.Module):
     def fit(self, passes: Iterable[tuple[Sequence[Tensor], TeachingBatch]]) -> tuple[float, int]:
         """Solve the closed-form part on training tokens.
 
+        Args:
+            passes: For each batch, all hidden states of the student, ``(tokens, width)`` each, and the tokens.
+
         Returns:
             The sum of the loss' terms over these tokens after solving, and their number.
         """

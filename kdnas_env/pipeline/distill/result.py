@@ -167,7 +167,11 @@ Students = (
 
 
 def student_folders(students: Students) -> tuple[str, ...]:
-    """Return the folders of students, the main one first; for a name on the hub, the name."""
+    """Return the folders of students, the main one first; for a name on the hub, the name.
+
+    Raises:
+        KDNASError: If the argument is no model.
+    """
     match students:
         case SearchRun():
             return (str(students.path / STUDENT),)

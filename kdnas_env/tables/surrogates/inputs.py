@@ -40,7 +40,11 @@ class Range:
 
     @classmethod
     def of(cls, *tables: Table) -> Range:
-        """Return the range of all successful students of some tables."""
+        """Return the range of all successful students of some tables.
+
+        Raises:
+            TableError: If they are fewer than ``LEAST_STUDENTS``.
+        """
         configs = [
             config
             for table in tables
