@@ -20,24 +20,22 @@ def run_study(options: StudyOptions) -> int:
 
 
 def print_findings(console: SafeConsole, findings: Findings) -> None:
-    """Print how well the proxies rank students."""
-    numbers = ("tau", "at equal latency", "at equal size", *(f"regret, best of {k}" for k in CHOSEN))
-    table = grid(
-        "proxy and target",
-        *numbers,
-        title=f"Agreement of proxies and targets, {len(findings.students)} students",
-    )
+    """Print how well the proxies rank students, one table per proxy."""
     titles = {quantity.name: quantity.title for quantity in (*findings.proxies, *findings.targets)}
-    for agreement in findings.agreements:
-        table.add_row(
-            f"{titles[agreement.proxy]} -> {titles[agreement.target]}",
-            interval(agreement.tau),
-            interval(agreement.at_equal_latency),
-            interval(agreement.at_equal_size),
-            *(f"{agreement.regrets[k]:.4f}" for k in CHOSEN),
-            end_section=agreement.target == findings.targets[-1].name,
-        )
-    console.print(table)
+    console.say(f"Kendall's tau over {len(findings.students)} students")
+    for proxy in findings.proxies:
+        table = grid("target", "tau", "equal latency", "equal size", "regret", title=f"by {titles[proxy.name]}")
+        for agreement in findings.agreements:
+            if agreement.proxy == proxy.name:
+                table.add_row(
+                    titles[agreement.target],
+                    interval(agreement.tau),
+                    interval(agreement.at_equal_latency),
+                    interval(agreement.at_equal_size),
+                    f"{agreement.regrets[CHOSEN[0]]:.4f}",
+                )
+        console.print(table)
+    console.say("regret: the best student's target less that of the student that is ranked first; more in results.json")
     for name, ceiling in findings.ceilings.items():
         deviation = findings.noise.get(name)
         spread = "" if deviation is None else f", standard deviation {deviation:.4f}"

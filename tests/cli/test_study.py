@@ -74,7 +74,7 @@ def flags(study_flags: Flags, tmp_path: Path) -> Flags:
 def study(study_flags: Flags, run: Path) -> tuple[Path, str]:
     """The folder of a finished study, and what was printed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLUMNS", "200")
+        patch.setenv("COLUMNS", "80")
         status, printed = with_output(lambda: main(study_flags()))
     assert status == 0
     return run.parent / "study", printed
@@ -84,6 +84,7 @@ def test_a_study_judges_students_of_all_sizes_and_tells_what_agrees(study: tuple
     folder, printed = study
     for expected in ("quality imitation", "quality task, cola", "parameter count", "agreement, cola", "between seeds"):
         assert expected in printed
+    assert "\u2026" not in printed  # no interval is cut off
     assert len(list((folder / "judgements").glob("*-short-*.json"))) == 10
     assert len(list((folder / "judgements").glob("*-long-*.json"))) == 7
     assert not list((folder / "judgements").glob("*.checkpoints"))
