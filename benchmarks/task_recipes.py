@@ -2,17 +2,19 @@
 
     python benchmarks/task_recipes.py STUDENT --task rotten_tomatoes --json FILE
 
-One distilled student learns an embedded task in several ways, from one fine-tuned teacher, per seed. All ways are those
-of ``kdnas distill --task`` with one thing changed. The table shows the divergence from the teacher and the agreement
-with its decisions on texts that nobody trained on, the accuracy on the test split, and the seconds (soft labels that
-are not in the cache included): means over seeds, and the mean difference from the first way over the same seeds, with a
-95 % bootstrap interval over seeds. Nothing is chosen on these. Scores that FILE has are not made again.
+One distilled student learns an embedded task in several ways, from one fine-tuned teacher, per seed. Most ways are
+those of ``kdnas distill --task`` with one thing changed; ``labels`` is fine-tuning, as ``kdnas score`` does it. The
+table shows the divergence from the one teacher and the agreement with its decisions on texts that were not used to
+learn the task, the accuracy on the test split, and the seconds (of seed 0 with the labelling of texts that are not in
+the cache): means over seeds, and the mean difference from the first way over the same seeds, with a 95 % bootstrap
+interval over seeds. Nothing is chosen on these. Scores that FILE has are not made again.
 """
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,12 +30,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.errors import KDNASError
 from kdnas_env.support.statistics import percentile_interval, resampled_means
 from kdnas_env.tasks.classifier import Classifier
 from kdnas_env.tasks.data import load_task, read_unlabelled
 from kdnas_env.tasks.distilling import TaskDistillationSettings, Texts, distil_task, new_texts
 from kdnas_env.tasks.divergence import departure
-from kdnas_env.tasks.encoding import encode, pad
+from kdnas_env.tasks.encoding import encode, pad, tokenizer_fingerprint
 from kdnas_env.tasks.finetuning import FinetuneSettings, fit, predict
 from kdnas_env.tasks.heads import NATIVE
 from kdnas_env.tasks.specs import TEST, Split, TaskData
@@ -61,8 +64,8 @@ class Arguments:
         task: The task.
         ways: Ways to compare with the first one; all by default.
         seeds: Number of seeds, from 0 on.
-        unlabelled_samples: Texts without labels.
-        heldout_samples: Texts that nobody trains on.
+        unlabelled_samples: Texts without labels, of which those of the task's splits are left out.
+        heldout_samples: Texts that are not used to learn the task.
         epochs: Passes over labelled and unlabelled text.
         teacher_epochs: Passes over labelled text when the teacher is fine-tuned; the default of the task if None.
         max_length: Longest sequence in tokens.
@@ -98,7 +101,7 @@ class _Imitator(Classifier):
     """
 
     def __init__(self, network: Any, task: TaskData, teacher: TaskTeacher, start: dict[str, Tensor]) -> None:
-        super().__init__(network, task)
+        super().__init__(network.eval(), task)
         # In a list, so that the teacher is no part of the model.
         self.encoders = [_encoder(teacher.members[0])]
         mask = start["attention_mask"].bool()
@@ -169,8 +172,14 @@ def _tuned(work: Work, **changes: Any) -> TaskDistillationSettings:
 
 
 def _imitating(work: Work) -> TaskDistillationSettings:
-    """Return settings of a training whose loss has the unexplained variance of the teacher's hidden states, too."""
+    """Return settings of a training whose loss has the unexplained variance of the teacher's hidden states, too.
+
+    Raises:
+        KDNASError: If the student has other tokens than its teacher.
+    """
     teacher = work.teachers(1)
+    if tokenizer_fingerprint(work.student.tokenizer) != tokenizer_fingerprint(teacher.tokenizer):
+        raise KDNASError("the student has other tokens than its teacher, so their hidden states cannot be compared")
 
     class Imitating(FinetuneSettings):
         def classifier(self, encoder: nn.Module, task_data: TaskData, seed: int) -> Classifier:
@@ -190,7 +199,8 @@ WAYS: dict[str, Way] = {
     "soft labels, text without labels": distilled(lambda work: replace(work.settings, label_epochs=0)),
     "temperature 2": distilled(lambda work: replace(work.settings, temperature=2.0)),
     "temperature 4": distilled(lambda work: replace(work.settings, temperature=4.0)),
-    "mean pooling": distilled(lambda work: _tuned(work, pooling="mean")),
+    "linear head on the first token": distilled(lambda work: _tuned(work, pooling="cls")),
+    "linear head on the mean": distilled(lambda work: _tuned(work, pooling="mean")),
     "no dropout": distilled(lambda work: replace(work.settings, dropout=0.0)),
     "dropout of attention weights": distilled(lambda work: replace(work.settings, attention_dropout=0.1)),
     "hidden states in the loss": distilled(_imitating),
@@ -204,29 +214,28 @@ def main(arguments: Arguments) -> None:
 
     Raises:
         RunError: If FILE cannot be written, or holds scores of other settings.
-        KDNASError: If the student cannot be read.
+        KDNASError: If the student cannot be read, or a way is unknown.
     """
+    ways = [FIRST, *(arguments.ways or [way for way in WAYS if way != FIRST])]
+    unknown = sorted(set(ways) - set(WAYS))
+    if unknown:
+        raise KDNASError(f"unknown way {unknown[0]!r}; choose from {list(WAYS)}")
+    student = load_teacher(arguments.student, role="student")
     fixed = {name: value for name, value in asdict(arguments).items() if name not in ("json", "ways", "seeds")}
-    fixed["student"] = arguments.student.name
+    fixed["student"] = student.fingerprint
     scores: list[dict[str, Any]] = kept_scores(arguments.json, fixed, [])
     task, teacher = load_task(arguments.task), load_teacher("demo")
-    drawn = read_unlabelled("demo:all", task.spec, arguments.unlabelled_samples + arguments.heldout_samples)
-    texts = new_texts(task, drawn)
-    heldout = tuple(column[-arguments.heldout_samples :] for column in texts)
     tuning = FinetuneSettings(max_length=arguments.max_length, device="cpu")
 
+    @functools.cache
     def taught(teachers: int) -> TaskTeacher:
         finetuning = replace(tuning, epochs=arguments.teacher_epochs)
         return task_teacher(teacher, task, TeacherSettings(teachers, (1.0,), finetuning))
 
-    work = Work(
-        load_teacher(arguments.student, role="student"),
-        task,
-        taught,
-        tuple(column[: -arguments.heldout_samples] for column in texts),
-        TaskDistillationSettings(finetuning=replace(tuning, epochs=arguments.epochs, pooling=NATIVE)),
-    )
-    ways = [FIRST, *(arguments.ways or [way for way in WAYS if way != FIRST])]
+    unlabelled, heldout = drawn_texts(task, arguments)
+    settings = TaskDistillationSettings(finetuning=replace(tuning, epochs=arguments.epochs, pooling=NATIVE))
+    work = Work(student, task, taught, unlabelled, settings)
+    taught(1)  # before anything is timed
     for seed in range(arguments.seeds):
         for way in ways:
             if any((score["way"], score["seed"]) == (way, seed) for score in scores):
@@ -238,6 +247,19 @@ def main(arguments: Arguments) -> None:
             keep_scores(arguments.json, fixed, scores)
             print(scores[-1], flush=True)
     Console().print(table(arguments.task, ways, scores))
+
+
+def drawn_texts(task: TaskData, arguments: Arguments) -> tuple[Texts, Texts]:
+    """Return texts without labels to learn from, and others to judge on, both drawn at random from all."""
+    drawn = read_unlabelled("demo:all", task.spec, arguments.unlabelled_samples + arguments.heldout_samples)
+    texts = new_texts(task, drawn)
+    order = np.random.default_rng(0).permutation(len(texts[0]))  # the texts are in the order of their files
+    judging, learning = order[: arguments.heldout_samples], order[arguments.heldout_samples :]
+
+    def chosen(samples: Sequence[int]) -> Texts:
+        return tuple([column[sample] for sample in samples] for column in texts)
+
+    return chosen(learning.tolist()), chosen(judging.tolist())
 
 
 def judged(work: Work, model: Classifier, heldout: Texts) -> dict[str, float]:
