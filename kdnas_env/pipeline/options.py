@@ -175,7 +175,8 @@ class TaskOptions(OwnTask):
     max_length: int = 128
     """Maximum length in tokens; longer sequences are truncated."""
     dropout: float | None = None
-    """Dropout of the student while it learns the task; by default that of its configuration, usually 0.1."""
+    """Dropout of the student while it learns the task, except of attention weights; by default that of its
+    configuration, usually 0.1."""
     seed: int | None = None
     """Seed of the teacher and of the draw of unlabelled text; by default that of the student. Set it, so that students
     of several seeds learn from one teacher."""
